@@ -1,0 +1,1 @@
+"""vitstream: DATASET -> batches -> ZeRO step -> checkpoint. Start reading at `train.py`."""

@@ -1,0 +1,5 @@
+"""`python -m pipeline.cli`: what the launcher starts, whatever is on the PATH."""
+
+from pipeline.cli import main
+
+main()

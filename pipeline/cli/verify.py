@@ -1,0 +1,12 @@
+"""`vitstream verify`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLE = "Example: vitstream verify data/train data/train"
+
+
+def verify(dataset: Annotated[Path, typer.Argument(metavar="DATASET", show_default=False)]) -> None:
+    """Which samples a step reads, and at which step a sample is read."""

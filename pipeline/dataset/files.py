@@ -1,0 +1,48 @@
+"""Files that are either whole or not there: write aside, fsync, rename, fsync the directory."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+def fsync_directory(directory: Path) -> None:
+    """Makes renames inside `directory` survive a power cut."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Yields a binary file that appears as `path`, complete and durable, when the block ends without an error.
+
+    The temporary name carries the process id, so two writers of the same path never share a file; the last
+    rename wins, whole.
+    """
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_directory(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as deterministic JSON (sorted keys are the caller's choice of order), atomically."""
+    with atomic_file(path) as file:
+        file.write(json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n")
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one byte string that stands for `value` wherever it is hashed."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()

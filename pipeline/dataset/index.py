@@ -1,0 +1,95 @@
+"""`shard-*.arrow`: where in its tar each sample lies. Arrow IPC, uncompressed, batches of 1,024 rows.
+
+Row i of the index is sample i of the shard. Uncompressed columns can be used where they lie: a memory map costs
+no start-up time and no memory, and a row can also be fetched from afar by a ranged read.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.dataset.errors import WorkFailed
+from pipeline.dataset.files import atomic_file
+
+ROWS_PER_BATCH = 1024
+SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("offset", pa.uint64(), nullable=False),  # of the image's first byte; its tar header is 512 before
+        pa.field("size", pa.uint32(), nullable=False),
+        pa.field("labels", pa.list_(pa.uint32()), nullable=False),
+        pa.field("width", pa.uint32(), nullable=False),  # as decoded and turned upright
+        pa.field("height", pa.uint32(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class IndexRow:
+    """One sample of a shard."""
+
+    key: str
+    offset: int
+    size: int
+    labels: tuple[int, ...]
+    width: int
+    height: int
+
+
+def write_index(path: Path, rows: Sequence[IndexRow]) -> None:
+    """Writes a shard's index, atomically; the same rows give the same bytes."""
+    columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
+    table = pa.table(columns, schema=SCHEMA)
+    with atomic_file(path) as file, pa.ipc.new_file(file, SCHEMA) as writer:
+        writer.write_table(table, max_chunksize=ROWS_PER_BATCH)
+
+
+class ShardIndex:
+    """A memory-mapped index. Columns are read in place; nothing is loaded up front."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises WorkFailed where `path` is missing or no index."""
+        try:
+            self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            if self._reader.schema.names != SCHEMA.names:
+                raise pa.ArrowInvalid(f"columns {self._reader.schema.names}")
+        except (OSError, pa.ArrowInvalid) as error:
+            raise WorkFailed(f"{path}: no readable index ({error}); see: vitstream verify DATASET") from None
+        self._batches: dict[int, pa.RecordBatch] = {}
+
+    def __len__(self) -> int:
+        batches = self._reader.num_record_batches
+        if batches == 0:
+            return 0
+        return (batches - 1) * ROWS_PER_BATCH + self._batch(batches - 1).num_rows
+
+    def row(self, position: int) -> IndexRow:
+        """The sample at `position` in this shard."""
+        batch = self._batch(position // ROWS_PER_BATCH)
+        values = [column[position % ROWS_PER_BATCH].as_py() for column in batch.columns]
+        key, offset, size, labels, width, height = values
+        return IndexRow(key, offset, size, tuple(labels), width, height)
+
+    def keys(self) -> list[str]:
+        """All keys, in order: for audits, not for the hot path."""
+        return [key for b in range(self._reader.num_record_batches) for key in self._batch(b)["key"].to_pylist()]
+
+    def find(self, key: str) -> int | None:
+        """Position of `key` in this shard, or None."""
+        for number in range(self._reader.num_record_batches):
+            found = pa.compute.index(self._batch(number)["key"], key).as_py()
+            if found >= 0:
+                return number * ROWS_PER_BATCH + found
+        return None
+
+    def sizes(self) -> np.ndarray:
+        """uint32 [samples]: bytes of each image."""
+        return np.concatenate([self._batch(b)["size"].to_numpy() for b in range(self._reader.num_record_batches)])
+
+    def _batch(self, number: int) -> pa.RecordBatch:
+        if number not in self._batches:
+            self._batches[number] = self._reader.get_batch(number)
+        return self._batches[number]

@@ -1,0 +1,52 @@
+"""Keys name samples; their 64-bit hashes, summed, prove which samples were read.
+
+A key is 24 hex digits of the hash of the source's relative path: no dots (WebDataset cuts names at the first
+dot), the same in every subset and re-sharding. The ledger adds xxh3-64 hashes of keys modulo 2**64: addition
+commutes, so ranks and workers may add in any order, and one sample too many or too few changes the sum.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import xxhash
+
+KEY_DIGITS = 24
+MASK64 = (1 << 64) - 1
+
+
+def sample_key(relative_path: str) -> str:
+    """The key of a source file: 24 hex digits of xxh3-128 over its path relative to the source, '/'-separated.
+
+    Names that are no valid UTF-8 (surrogates from the file system) keep their bytes.
+    """
+    return xxhash.xxh3_128_hexdigest(relative_path.encode("utf-8", "surrogateescape"))[:KEY_DIGITS]
+
+
+def key_hash(key: str) -> int:
+    """xxh3-64 of a key, in [0, 2**64)."""
+    return xxhash.xxh3_64_intdigest(key.encode())
+
+
+def key_sum(keys: Iterable[str]) -> int:
+    """Sum of key hashes modulo 2**64."""
+    return sum(map(key_hash, keys)) & MASK64
+
+
+def keyed_hash(key: str, seed: int) -> int:
+    """xxh3-64 of a key under a seed: the shuffle and the train/val split of `shard` sort and cut by it."""
+    return xxhash.xxh3_64_intdigest(key.encode(), seed=seed & MASK64)
+
+
+def hex64(value: int) -> str:
+    """The way a 64-bit hash is written in JSON: 16 hex digits (JSON numbers lose bits above 2**53)."""
+    return f"{value & MASK64:016x}"
+
+
+def as_int64(value: int) -> int:
+    """The two's complement reading of a 64-bit hash: tensors add int64 modulo 2**64 just as well."""
+    return int(np.uint64(value & MASK64).astype(np.int64))
+
+
+def from_int64(value: int) -> int:
+    """Inverse of `as_int64`."""
+    return value & MASK64
