@@ -1,0 +1,156 @@
+"""The commit protocol: a checkpoint is published whole or not at all.
+
+    1. every rank writes its slices into step-N.tmp-ATTEMPT/, fsyncs, and reports (file, bytes, SHA-256)
+    2. rank 0 writes manifest.json there, fsyncs, renames the folder to step-N/, fsyncs the parent
+    3. only then are older checkpoints pruned
+
+A kill before the rename leaves a temporary folder, which the next attempt removes; after it, the checkpoint stands.
+There is no `latest` file that could be wrong: the newest folder that verifies is the newest checkpoint.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from pipeline.checkpoint.files import sha256, write_slices
+from pipeline.checkpoint.manifest import (
+    MANIFEST_NAME,
+    CheckpointManifest,
+    Damaged,
+    published,
+    read_checkpoint_manifest,
+    step_name,
+)
+from pipeline.checkpoint.state import Slice
+from pipeline.dataset.errors import WorkFailed
+from pipeline.dataset.files import fsync_directory
+from pipeline.distributed import World
+
+def save(
+    checkpoints: Path,
+    attempt: int,
+    world: World,
+    slices: list[Slice],
+    facts: dict[str, Any],
+) -> Path:
+    """Writes and publishes one checkpoint; every rank calls it. `facts` are the manifest's fields (rank 0's count).
+
+    Raises:
+        WorkFailed: on every rank, if any rank could not write; what was there before stays untouched.
+    """
+    target = checkpoints / step_name(facts["step"])
+    temporary = checkpoints / f"{target.name}.tmp-{attempt:03d}"
+    if world.is_main:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    world.barrier()
+
+    reports = world.gather(_attempt(lambda: _write_rank(temporary, world, slices), world))
+    verdict = None
+    if world.is_main:
+        verdict = _first_error(reports) or _attempt(lambda: _publish(temporary, target, reports, facts), world)
+    verdict = world.broadcast(verdict)
+    if "error" in verdict:
+        if world.is_main:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise WorkFailed(f"checkpoint {target.name} was not written: {verdict['error']}")
+    return target
+
+
+def prune(checkpoints: Path, keep_last: int) -> None:
+    """Removes all but the newest `keep_last` published checkpoints. Rank 0 only."""
+    for path in published(checkpoints)[:-keep_last]:
+        doomed = path.with_name(f"{path.name}.tmp-pruned")  # so that no half-removed folder looks published
+        shutil.rmtree(doomed, ignore_errors=True)
+        path.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def set_aside(checkpoints: Path, attempt: int) -> None:
+    """Takes every published checkpoint out of the way of a run that begins anew. Rank 0 only."""
+    for path in published(checkpoints):
+        path.rename(path.with_name(f"{path.name}.before-{attempt:03d}"))
+
+
+def remove_leftovers(checkpoints: Path) -> None:
+    """Removes what attempts that died while saving or pruning left. Rank 0 only, before anything is saved."""
+    for path in checkpoints.glob("step-*.tmp-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def newest_verified(
+    checkpoints: Path, attempt: int, log: Callable[[str], None]
+) -> tuple[Path, CheckpointManifest] | None:
+    """The newest checkpoint of which every byte verifies, or None. Damaged ones are set aside, and named in the log.
+
+    Rank 0 only: it decides, and tells the others.
+    """
+    for path in reversed(published(checkpoints)):
+        try:
+            return path, verify(path)
+        except Damaged as damage:
+            aside = path.with_name(f"{path.name}.damaged-{attempt:03d}")
+            path.rename(aside)
+            log(f"{path.name} is damaged and will not be used: {damage}; set aside as {aside.name}")
+    return None
+
+
+def verify(directory: Path) -> CheckpointManifest:
+    """Reads every byte of a checkpoint. Raises Damaged at the first file that is not what was written."""
+    manifest = read_checkpoint_manifest(directory)
+    if directory.name != step_name(manifest.step):
+        raise Damaged(f"{directory / MANIFEST_NAME}: is of step {manifest.step}")
+
+    def check(file: dict[str, Any]) -> None:
+        path = directory / file["name"]
+        if not path.is_file():
+            raise Damaged(f"{path}: missing")
+        if path.stat().st_size != file["bytes"]:
+            raise Damaged(f"{path}: {path.stat().st_size:,} bytes, not {file['bytes']:,}")
+        if sha256(path) != file["sha256"]:
+            raise Damaged(f"{path}: its bytes do not have the SHA-256 that the manifest states")
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        list(pool.map(check, manifest.files))
+    return manifest
+
+
+def _write_rank(temporary: Path, world: World, slices: list[Slice]) -> dict[str, Any]:
+    path = temporary / f"rank-{world.rank:05d}.safetensors"
+    pieces = write_slices(path, slices)
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+    return {
+        "file": {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)},
+        "shapes": {part.name: part.shape for part in slices},
+        "tensors": pieces,
+    }
+
+
+def _publish(temporary: Path, target: Path, reports: list[dict[str, Any]], facts: dict[str, Any]) -> dict[str, Any]:
+    shapes: dict[str, list[int]] = {}
+    tensors: dict[str, list[Any]] = {}
+    for report in reports:
+        shapes |= report["shapes"]
+        for key, pieces in report["tensors"].items():
+            tensors.setdefault(key, []).extend(pieces)
+    manifest = CheckpointManifest(**facts, files=[r["file"] for r in reports], shapes=shapes, tensors=tensors)
+    manifest.write(temporary)
+    temporary.rename(target)
+    fsync_directory(target.parent)
+    return {}
+
+
+def _attempt(work: Callable[[], dict[str, Any]], world: World) -> dict[str, Any]:
+    """The work's report, or its failure as one: no rank may leave the others waiting in a collective."""
+    try:
+        return work()
+    except Exception as error:
+        return {"error": f"rank {world.rank} on {world.host}: {type(error).__name__}: {error}"}
+
+
+def _first_error(reports: list[dict[str, Any]]) -> dict[str, Any] | None:
+    return next((report for report in reports if "error" in report), None)

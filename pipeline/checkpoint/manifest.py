@@ -1,0 +1,79 @@
+"""A checkpoint's name and its `manifest.json`: what it holds, and the hash of every byte of it. Torch-free."""
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.dataset.files import canonical_json, write_json
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+_PUBLISHED = re.compile(r"step-(\d{8,})")
+Piece = tuple[str, str, int, int]  # file, key in it, first and last + 1 of the flattened tensor's elements
+
+
+def step_name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def published(checkpoints: Path) -> list[Path]:
+    """Published checkpoints, oldest first. Whether they verify is another question."""
+    if not checkpoints.is_dir():
+        return []
+    found = [(int(m[1]), p) for p in checkpoints.iterdir() if (m := _PUBLISHED.fullmatch(p.name))]
+    return [path for _, path in sorted(found)]
+
+
+class Damaged(Exception):
+    """A checkpoint that must not be used; the message names the file and what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class CheckpointManifest:
+    """Everything about a checkpoint but the tensors' values."""
+
+    step: int  # optimizer steps done
+    optimizer_step: int
+    consumed: int  # samples used
+    world_size: int
+    zero_stage: int
+    precision: str
+    config_hash: str
+    parent: str | None  # the checkpoint that this attempt started from
+    data: dict[str, Any]  # fingerprint, order, ledger
+    files: list[dict[str, Any]]  # name, bytes, sha256
+    shapes: dict[str, list[int]]  # of each parameter
+    tensors: dict[str, list[Piece]]  # "KIND/NAME" -> where its elements lie
+    version: int = FORMAT_VERSION
+
+    def write(self, directory: Path) -> None:
+        body = asdict(self)
+        write_json(directory / MANIFEST_NAME, body | {"self_sha256": _self_hash(body)})
+
+
+def read_checkpoint_manifest(directory: Path) -> CheckpointManifest:
+    """Raises Damaged where it is missing, not ours, or not what was written."""
+    path = directory / MANIFEST_NAME
+    try:
+        body = json.loads(path.read_bytes())
+        stated = body.pop("self_sha256")
+        if stated != _self_hash(body):
+            raise Damaged(f"{path}: its content does not have the hash that it states")
+        if body["version"] != FORMAT_VERSION:
+            raise Damaged(f"{path}: format version {body['version']}, this vitstream reads {FORMAT_VERSION}")
+        manifest = CheckpointManifest(**body)
+        unsafe = [f["name"] for f in manifest.files if Path(f["name"]).name != f["name"]]
+        if unsafe:
+            raise Damaged(f"{path}: file name {unsafe[0]!r} is not a plain name")
+        return manifest
+    except FileNotFoundError:
+        raise Damaged(f"{path}: missing") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"{path}: not a readable manifest ({type(error).__name__}: {error})") from None
+
+
+def _self_hash(body: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(body)).hexdigest()

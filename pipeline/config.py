@@ -1,0 +1,269 @@
+"""A run's YAML as one typed tree. Unknown keys are refused with the nearest match; torch-free.
+
+    RUN.yaml   `extends: PRESET or FILE`   ->   its keys   ->   RUN.yaml's keys   ->   `--set a.b=c`   ->   Config
+
+Paths are relative to the working directory, as on any command line.
+"""
+
+import difflib
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipeline.dataset.errors import UsageError
+from pipeline.dataset.files import canonical_json
+from pipeline.models.variants import Variant, variant
+
+PRESETS = Path(__file__).parent / "presets"
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(_Section):
+    train: Path  # a DATASET folder
+    val: Path | None = None
+    max_hole_rate: Fraction = 1e-4  # unreadable samples, as a share of the dataset, above which the run stops
+
+
+class Model(_Section):
+    name: str  # vit-{ti,s,b,l,h,g}/PATCH
+    image_size: Positive = 224
+    pooling: Literal["cls", "gap"] = "cls"
+    representation_size: Positive | None = None  # the paper's pre-logits layer (dense + tanh)
+    head_bias: float = 0.0  # -10 for a sigmoid loss over many classes
+    width: Positive | None = None  # these four override the named size
+    depth: Positive | None = None
+    mlp_dim: Positive | None = None
+    heads: Positive | None = None
+
+    @property
+    def variant(self) -> Variant:
+        """The architecture's numbers. Raises UsageError naming the key at fault."""
+        return variant(self.name, self.width, self.depth, self.mlp_dim, self.heads)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Model":
+        patch = self.variant.patch
+        if self.image_size % patch:
+            below = max(patch, self.image_size // patch * patch)
+            raise ValueError(
+                f"image_size {self.image_size} is not a multiple of the patch, {patch}: "
+                f"take {below} or {below + patch}"
+            )
+        return self
+
+
+class Optimizer(_Section):
+    name: Literal["adamw"] = "adamw"
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1  # multiplied by the learning rate, as torch does
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+
+
+class Schedule(_Section):
+    name: Literal["linear", "cosine", "constant"] = "cosine"
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    end_lr: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Checkpoint(_Section):
+    every_steps: Positive = 1000
+    keep_last: Positive = 3
+
+
+class Evaluate(_Section):
+    every_steps: Positive = 5000
+    crop: Annotated[float, Field(gt=0, le=1)] = 0.875  # side of the centre crop, as a share of the shorter side
+    batch_size: Positive = 256  # per rank
+
+
+class Augment(_Section):
+    crop: Literal["inception", "none"] = "inception"
+    area: tuple[float, float] = (0.05, 1.0)  # of the inception crop, as shares of the image
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool = True
+    randaugment: None = None  # the format's keys for two augmentations that this version does not have
+    mixup: Literal[0.0] = 0.0
+
+    @field_validator("area", "aspect")
+    @classmethod
+    def _ascending(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1]:
+            raise ValueError(f"takes two ascending positive numbers, not {list(value)}")
+        return value
+
+
+class Loader(_Section):
+    workers: Annotated[int, Field(ge=0)] = 8  # processes per rank; results never depend on it
+    prefetch: Positive = 4  # micro-batches that each worker is ahead
+
+
+class Regularization(_Section):
+    dropout: Fraction = 0.0
+    drop_path: Fraction = 0.0  # stochastic depth: rate of the last block, linear in depth
+    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0  # of the gradient, over all parameters
+
+
+class Slurm(_Section):
+    """What a cluster is asked for; `train` has no use for it."""
+
+    nodes: Positive = 1
+    gpus_per_node: Positive | None = None
+    tasks_per_node: Positive | None = None  # where there are no GPUs
+    time: str = "24:00:00"
+    partition: str | None = None
+
+
+class Config(_Section):
+    """Everything that a run is."""
+
+    run_dir: Path
+    data: Data
+    model: Model
+    batch_size: Positive  # global; the same on any number of GPUs
+    micro_batch_size: Positive = 64  # at most this many images at once on a GPU; accumulation follows
+    epochs: Positive | None = None
+    steps: Positive | None = None
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    precision: Literal["bf16", "fp32"] = "bf16"
+    zero: str = "zero1"  # a template of ds_configs/, or a path
+    checkpoint: Checkpoint = Checkpoint()
+    evaluate: Evaluate = Evaluate()
+    augment: Augment = Augment()
+    loader: Loader = Loader()
+    loss: Literal["softmax", "sigmoid"] = "softmax"
+    label_smoothing: Fraction = 0.0
+    regularization: Regularization = Regularization()
+    log_every: Positive = 20  # steps
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    slurm: Slurm | None = None
+
+    @model_validator(mode="after")
+    def _length(self) -> "Config":
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("needs either epochs or steps")
+        return self
+
+    def total_samples(self, dataset_samples: int) -> int:
+        """Samples that the whole run reads, repeats included."""
+        return self.epochs * dataset_samples if self.epochs else (self.steps or 0) * self.batch_size
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the configuration without `run_dir`: a run's folder may be moved."""
+        return hashlib.sha256(canonical_json(self.to_json(exclude={"run_dir"}))).hexdigest()
+
+    def to_json(self, exclude: set[str] | None = None) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude=exclude)
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.to_json(), sort_keys=False, allow_unicode=True)
+
+
+def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
+    """Reads RUN.yaml, resolves `extends`, applies `--set` overrides ("a.b=c", the value is YAML).
+
+    Raises:
+        UsageError: one line that names the file and the key, and where it can, the fix.
+    """
+    tree = _read_tree(path, seen=())
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise UsageError(f"--set {override}: takes KEY=VALUE, for example --set optimizer.lr=1e-3")
+        branch: Any = {}
+        try:
+            branch = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UsageError(f"--set {override}: the value is not valid YAML") from None
+        for part in reversed(key.split(".")):
+            branch = {part: branch}
+        tree = _merge(tree, branch)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise UsageError(f"{path}: {_explain(error)}") from None
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """(key, old value, new value) of every leaf that differs between two configurations as JSON."""
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            found.append((f"{prefix}{key}", before, after))
+    return found
+
+
+def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise UsageError(f"{path}: extends itself, through {' -> '.join(map(str, seen))}")
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UsageError(f"{path}: {os.strerror(error.errno or 0)}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" in line {where.line + 1}" if where else ""
+        raise UsageError(f"{path}: not valid YAML{line}") from None
+    if not isinstance(tree, dict):
+        raise UsageError(f"{path}: not a run's configuration (a mapping of keys); see README.md for one")
+    base = tree.pop("extends", None)
+    if base is None:
+        return tree
+    return _merge(_read_tree(_find_base(path, str(base)), (*seen, path.resolve())), tree)
+
+
+def _find_base(path: Path, base: str) -> Path:
+    for candidate in (PRESETS / f"{base}.yaml", path.parent / base):
+        if candidate.is_file():
+            return candidate
+    presets = sorted(p.stem for p in PRESETS.glob("*.yaml"))
+    raise UsageError(f"{path}: extends: {base} is neither a preset nor a file; presets: {', '.join(presets)}")
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _explain(error: ValidationError) -> str:
+    """The first complaint, as one line that names the key."""
+    first = error.errors()[0]
+    loc = [str(part) for part in first["loc"]]
+    key = ".".join(loc)
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(loc[-1], _fields_at(loc[:-1]), n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(_fields_at(loc[:-1]))}"
+        return f"unknown key {key}; {hint}"
+    if first["type"] == "missing":
+        return f"missing key {key}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}" if key else message
+
+
+def _fields_at(loc: list[str]) -> list[str]:
+    """Names of the keys that the section at `loc` knows."""
+    section: Any = Config
+    for part in loc:
+        annotation = section.model_fields[part].annotation
+        section = next((a for a in (annotation, *get_args(annotation)) if hasattr(a, "model_fields")), None)
+        if section is None:
+            return []
+    return list(section.model_fields)

@@ -1,0 +1,152 @@
+"""The order: which sample is read when, as a pure function of one integer.
+
+    consumed -> (epoch, position) = divmod(consumed, N) -> sample id
+
+Per epoch, the N samples lie in M = N // C chunks of C neighbours, which a keyed permutation shuffles. The shuffled
+chunks are dealt like cards to L lanes, Q = M // L to each. Position p below L*Q*C belongs to lane p mod L, so a
+global batch takes the same number from every lane. Inside a lane, the samples of G chunks at a time (a window) are
+shuffled by a permutation of their own. Windows are staggered, lane by lane, so that they do not all end, and need
+refilling, at the same step. What does not fill the lanes (fewer than L*C + C samples) is one block at the end,
+shuffled as a whole: nothing is dropped, padded or repeated.
+
+    read in chunks:     C neighbours of a shard are one range of bytes, fetched once
+    held in windows:    L*G*C samples is the pool that a batch is drawn from
+    owned by lanes:     a lane stays with one rank, so each chunk is fetched by one rank
+
+No table of length N exists; any position, of any epoch, is answered in microseconds, in both directions.
+"""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from pipeline.data.keyed import keyed
+from pipeline.data.permutation import permute, unpermute
+
+MAX_LANES = 4096
+DEFAULT_CHUNK = 64
+DEFAULT_WINDOW = 16
+_CHUNKS, _WINDOW, _TAIL = 1, 2, 3  # domains of the hash, so that no two permutations share a key
+
+
+@dataclass(frozen=True)
+class Order:
+    """An order over `samples` samples. Chosen once per run (`fit`), stored with it; the batch size is no part of it."""
+
+    samples: int  # N
+    seed: int
+    lanes: int  # L
+    chunk: int  # C, in samples
+    window: int  # G, in chunks
+
+    @classmethod
+    def fit(cls, samples: int, batch_size: int, seed: int) -> "Order":
+        """The parameters for a dataset and the run's first global batch size.
+
+        L is the largest divisor of the batch up to 4,096. C is halved until the tail is at most 1/32 of the
+        dataset (or C is 1: then the shuffle of chunks is a full permutation of the samples), then G follows.
+        """
+        lanes = max(d for d in range(1, min(batch_size, MAX_LANES) + 1) if batch_size % d == 0)
+        chunk = DEFAULT_CHUNK
+        while chunk > 1 and samples - samples // chunk // lanes * lanes * chunk > samples / 32:
+            chunk //= 2
+        window = max(1, min(DEFAULT_WINDOW, samples // chunk // lanes))
+        return cls(samples, seed, lanes, chunk, window)
+
+    def ids(self, consumed: np.ndarray) -> np.ndarray:
+        """Sample ids (int64) at these counts of samples used since the run began (int64, any shape [n])."""
+        epoch, position = np.divmod(np.asarray(consumed, np.int64), self.samples)
+        ids = np.empty_like(position)
+        body = position < self._body
+        ids[body] = self._body_ids(epoch[body], position[body])
+        ids[~body] = self._tail_ids(epoch[~body], position[~body] - self._body)
+        return ids
+
+    def positions(self, epoch: int, ids: np.ndarray) -> np.ndarray:
+        """Inverse of `ids`: the counts (int64 [n]) at which these samples are read in that epoch."""
+        ids = np.asarray(ids, np.int64)
+        epochs = np.full_like(ids, epoch)
+        chunk, offset = np.divmod(ids, self.chunk)
+        in_chunks = chunk < self._chunks
+        ordinal = np.where(in_chunks, chunk, 0)
+        ordinal = unpermute(ordinal, self._chunks, self._key(_CHUNKS, epochs)) if self._chunks else ordinal
+        in_body = in_chunks & (ordinal < self.lanes * self._lane_chunks)
+
+        nth, lane = np.divmod(np.where(in_body, ordinal, 0), self.lanes)
+        number, start, size = self._window_at(nth, lane)
+        inside = (nth - start) * self.chunk + offset
+        size = np.where(in_body, size, 1)
+        inside = unpermute(np.where(in_body, inside, 0), size, self._key(_WINDOW, epochs, lane, number))
+        body = (start * self.chunk + inside) * self.lanes + lane
+
+        in_tail = np.where(
+            in_chunks, (ordinal - self.lanes * self._lane_chunks) * self.chunk + offset, ids - self._body
+        )
+        tail = unpermute(np.where(in_body, 0, in_tail), max(1, self._tail), self._key(_TAIL, epochs))
+        return epoch * self.samples + np.where(in_body, body, self._body + tail)
+
+    def to_json(self) -> dict[str, int]:
+        return asdict(self)
+
+    # -- the parts ---------------------------------------------------------------------------------------------
+
+    @property
+    def _chunks(self) -> int:  # M
+        return self.samples // self.chunk
+
+    @property
+    def _lane_chunks(self) -> int:  # Q
+        return self._chunks // self.lanes
+
+    @property
+    def _body(self) -> int:  # samples in lanes
+        return self.lanes * self._lane_chunks * self.chunk
+
+    @property
+    def _tail(self) -> int:
+        return self.samples - self._body
+
+    def _key(self, domain: int, epoch: np.ndarray, *where: np.ndarray) -> np.ndarray:
+        return keyed(self.seed, domain, epoch, *where)
+
+    def _window_at(self, nth: np.ndarray, lane: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(number, first chunk, size in samples) of the window that holds a lane's nth chunk."""
+        shift = lane * self.window // self.lanes
+        number = (nth + shift) // self.window
+        start = np.maximum(number * self.window - shift, 0)
+        stop = np.minimum((number + 1) * self.window - shift, self._lane_chunks)
+        return number, start, (stop - start) * self.chunk
+
+    def _body_ids(self, epoch: np.ndarray, position: np.ndarray) -> np.ndarray:
+        nth_sample, lane = np.divmod(position, self.lanes)
+        number, start, size = self._window_at(nth_sample // self.chunk, lane)
+        inside = permute(nth_sample - start * self.chunk, size, self._key(_WINDOW, epoch, lane, number))
+        nth, offset = np.divmod(inside, self.chunk)
+        return self._chunk_start(epoch, (start + nth) * self.lanes + lane) + offset
+
+    def _tail_ids(self, epoch: np.ndarray, position: np.ndarray) -> np.ndarray:
+        inside = permute(position, max(1, self._tail), self._key(_TAIL, epoch))
+        spare_chunks = self._chunks - self.lanes * self._lane_chunks
+        nth, offset = np.divmod(inside, self.chunk)
+        in_chunk = nth < spare_chunks
+        ordinal = np.where(in_chunk, self.lanes * self._lane_chunks + nth, 0)
+        ids = self._body + inside  # the last N mod C samples, which fill no chunk
+        ids[in_chunk] = (self._chunk_start(epoch, ordinal) + offset)[in_chunk]
+        return ids
+
+    def _chunk_start(self, epoch: np.ndarray, ordinal: np.ndarray) -> np.ndarray:
+        if self._chunks == 0:
+            return np.zeros_like(ordinal)
+        return permute(ordinal, self._chunks, self._key(_CHUNKS, epoch)) * self.chunk
+
+
+def slot_owners(batch_size: int, world_size: int, lanes: int) -> np.ndarray:
+    """int64 [batch_size]: the rank that reads each slot of a global batch.
+
+    Blocks of slots, rank by rank; where the batch holds several rounds of the lanes, blocks of lanes, so that each
+    lane stays with one rank. Counts are equal where the world size divides the batch, else they differ by one.
+    """
+    slots = np.arange(batch_size, dtype=np.int64)
+    if batch_size % lanes == 0 and lanes % world_size == 0:
+        return slots % lanes * world_size // lanes
+    return slots * world_size // batch_size

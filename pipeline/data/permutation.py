@@ -1,0 +1,54 @@
+"""Keyed permutations of [0, n) in closed form: no table, invertible, a few nanoseconds per element.
+
+A Feistel network on pairs (l, r) with 0 <= l < a, 0 <= r < b, where a = ceil(sqrt(n)) and b = ceil(n / a). Each
+round adds a keyed hash of one half to the other, modulo that half's range, so every round, and the whole, is a
+bijection of [0, a*b) (the generalised Feistel cipher of Black and Rogaway, "Ciphers with Arbitrary Finite Domains",
+CT-RSA 2002). Values that land in [n, a*b) are sent through again until they do not ("cycle walking", ibid.):
+a*b - n < a, so that is rare, and following a cycle of a bijection back into the set keeps it a bijection.
+"""
+
+import numpy as np
+
+from pipeline.data.keyed import mix64
+
+ROUNDS = 8
+_ROUND_KEYS = mix64(np.arange(1, ROUNDS + 1, dtype=np.uint64))
+_SPREAD = np.uint64(0xD1342543DE82EF95)  # odd, so that multiplying by it loses nothing
+
+
+def permute(x: np.ndarray, n: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """Image of `x` under the permutation of [0, n) named by `key`; int64 in and out; all three broadcast."""
+    return _walk(x, n, key, range(ROUNDS), forward=True)
+
+
+def unpermute(y: np.ndarray, n: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """Inverse of `permute`."""
+    return _walk(y, n, key, reversed(range(ROUNDS)), forward=False)
+
+
+def _walk(x: np.ndarray, n: np.ndarray, key: np.ndarray, rounds: range, forward: bool) -> np.ndarray:
+    x, n, key = np.broadcast_arrays(np.asarray(x, np.int64), np.asarray(n, np.int64), key)
+    rounds = list(rounds)
+    result = _network(x, n, key, rounds, forward)
+    while (outside := result >= n).any():
+        result[outside] = _network(result[outside], n[outside], key[outside], rounds, forward)
+    return result
+
+
+def _network(x: np.ndarray, n: np.ndarray, key: np.ndarray, rounds: list[int], forward: bool) -> np.ndarray:
+    a = np.ceil(np.sqrt(n)).astype(np.int64)
+    b = -(-n // a)
+    left, right = np.divmod(x, b)
+    sign = 1 if forward else -1
+    for number in rounds:
+        if number % 2 == 0:
+            left = (left + sign * _hash_below(right, key, number, a)) % a
+        else:
+            right = (right + sign * _hash_below(left, key, number, b)) % b
+    return left * b + right
+
+
+def _hash_below(half: np.ndarray, key: np.ndarray, number: int, bound: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        word = mix64((key ^ _ROUND_KEYS[number]) + half.astype(np.uint64) * _SPREAD)
+    return (word % bound.astype(np.uint64)).astype(np.int64)

@@ -1,0 +1,94 @@
+"""The ranks of a run and what they say to each other besides gradients.
+
+Control messages are JSON in byte tensors over a gloo group of their own: they never wait for the GPU, and nothing
+is unpickled (torch's `*_object` collectives would).
+"""
+
+import json
+import os
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from pipeline.dataset.errors import UsageError
+from pipeline.launch.environment import RankEnvironment
+
+
+class World:
+    """The process groups of a run: the default one for gradients (NCCL or gloo), and one for control (gloo)."""
+
+    def __init__(self, environment: RankEnvironment, rendezvous: str | None = None) -> None:
+        """Joins the other ranks.
+
+        Args:
+            environment: this process's place.
+            rendezvous: a file:// URL on which ranks of one machine meet; else MASTER_ADDR and MASTER_PORT say where.
+        """
+        self.rank, self.size = environment.rank, environment.world_size
+        self.host = socket.gethostname()
+        on_gpu = torch.cuda.is_available()
+        self.device = torch.device("cuda", environment.local_rank) if on_gpu else torch.device("cpu")
+        if on_gpu:
+            torch.cuda.set_device(self.device)
+        if rendezvous is None and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+            raise UsageError("RANK is set but MASTER_ADDR or MASTER_PORT is not: set both, or start with --nproc")
+        os.environ.update(RANK=str(self.rank), WORLD_SIZE=str(self.size), LOCAL_RANK=str(environment.local_rank))
+        dist.init_process_group(
+            "nccl" if on_gpu else "gloo",
+            init_method=rendezvous or "env://",
+            rank=self.rank,
+            world_size=self.size,
+            device_id=self.device if on_gpu else None,
+        )
+        self.control = dist.new_group(backend="gloo")
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Adds a device tensor over all ranks, in place."""
+        dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's JSON value, on every rank, in order of rank."""
+        payload = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        dist.all_gather(lengths, torch.tensor([len(payload)]), group=self.control)
+        longest = int(max(lengths))
+        padded = torch.zeros(longest, dtype=torch.uint8)
+        padded[: len(payload)] = payload
+        received = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.size)]
+        dist.all_gather(received, padded, group=self.control)
+        return [json.loads(bytes(r[: int(n)].tolist())) for r, n in zip(received, lengths, strict=True)]
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's JSON value, on every rank."""
+        return self.gather(value if self.is_main else None)[0]
+
+    def barrier(self) -> None:
+        dist.barrier(group=self.control)
+
+    def vote(self, flag: bool) -> "Vote":
+        """Starts asking whether any rank's flag is set; the answer is there by the next step."""
+        ballot = torch.tensor([int(flag)])
+        return Vote(ballot, dist.all_reduce(ballot, dist.ReduceOp.MAX, group=self.control, async_op=True))
+
+    def close(self) -> None:
+        dist.destroy_process_group()
+
+
+@dataclass
+class Vote:
+    """A question put to all ranks, answered while they work."""
+
+    ballot: torch.Tensor
+    work: Any
+
+    def result(self) -> bool:
+        self.work.wait()
+        return bool(self.ballot.item())

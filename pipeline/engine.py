@@ -1,0 +1,88 @@
+"""The DeepSpeed engine from a configuration: model, parameter groups, AdamW, ZeRO.
+
+ds_configs/*.json hold what DeepSpeed owns (stage, buckets, overlap). Batch, clipping and precision come from the
+run's YAML alone, so the two cannot disagree.
+"""
+
+import logging
+import os
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.config import Config
+from pipeline.launch.template import zero_template
+from pipeline.models.vit import ViT, ViTConfig
+from pipeline.optim.groups import parameter_groups
+
+def deepspeed_config(config: Config, micro_batch: int, accumulation: int, world_size: int) -> dict[str, Any]:
+    """The complete DeepSpeed configuration. `train_batch_size` includes padding slots, which weigh nothing."""
+    template = zero_template(config)
+    zero = template["zero_optimization"]
+    if not torch.cuda.is_available():
+        zero["overlap_comm"] = False  # there is no second stream to overlap with
+    body = template | {
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": accumulation,
+        "train_batch_size": micro_batch * accumulation * world_size,
+        "gradient_clipping": config.regularization.clip_norm or 0.0,
+        "bf16": {"enabled": config.precision == "bf16"},
+        "zero_allow_untested_optimizer": True,
+    }
+    if config.precision == "bf16" and zero.get("stage") == 2 and accumulation > 1:
+        body["data_types"] = {"grad_accum_dtype": "fp32"}  # else micro-batches add up in bf16
+    return body
+
+
+def build_model(config: Config, classes: int) -> ViT:
+    """The model on the CPU in float32, initialised from the run's seed."""
+    model, regularization = config.model, config.regularization
+    return ViT(
+        ViTConfig(
+            variant=model.variant,
+            image_size=model.image_size,
+            classes=classes,
+            pooling=model.pooling,
+            representation_size=model.representation_size,
+            head_bias=model.head_bias,
+            dropout=regularization.dropout,
+            drop_path=regularization.drop_path,
+        )
+    ).initialise(config.seed)
+
+
+def build_engine(
+    config: Config, model: nn.Module, device: torch.device, micro_batch: int, accumulation: int, world_size: int
+) -> Any:
+    """Wraps a model (on the CPU, with its weights in place) into a DeepSpeed engine on `device`."""
+    deepspeed = import_deepspeed()
+    model = model.to(device)
+    groups = parameter_groups(model, config.optimizer)
+    names = [group.pop("names") for group in groups]
+    optimizer = torch.optim.AdamW(
+        groups,
+        lr=config.optimizer.lr,
+        betas=config.optimizer.betas,
+        eps=config.optimizer.eps,
+        fused=device.type == "cuda",
+    )
+    body = deepspeed_config(config, micro_batch, accumulation, world_size)
+    engine, *_ = deepspeed.initialize(
+        model=model, optimizer=optimizer, config=body, dist_init_required=False
+    )
+    engine.group_names = names
+    return engine
+
+
+def import_deepspeed() -> Any:
+    """DeepSpeed, quiet, and without compiling anything: its shared-memory op would be built at every first run."""
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    import deepspeed
+    import deepspeed.ops
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}  # in place of a probe that runs compilers
+    return deepspeed

@@ -1,0 +1,52 @@
+"""Top-1 accuracy and loss over a whole dataset."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from pipeline.config import Config
+from pipeline.data.ledger import HOLES, READ
+from pipeline.data.loader import MicroBatch
+from pipeline.dataset.errors import WorkFailed
+from pipeline.dataset.manifest import Manifest
+from pipeline.distributed import World
+from pipeline.loss import normalise, sample_losses
+from pipeline.step import model_dtype
+
+
+@dataclass(frozen=True)
+class Classification:
+    samples: int
+    holes: int
+    accuracy: float
+    loss: float
+
+
+@torch.no_grad()
+def classify(
+    model: nn.Module, config: Config, world: World, manifest: Manifest, batches: Iterator[MicroBatch]
+) -> Classification:
+    """Evaluates on every rank's share and adds up, so each sample counts once whatever the number of ranks.
+
+    Raises:
+        WorkFailed: the samples seen are not the dataset's.
+    """
+    was_training = model.training
+    model.eval()
+    sums = torch.zeros(2, dtype=torch.float64, device=world.device)  # correct, loss
+    seen = torch.zeros(2, dtype=torch.int64, device=world.device)  # read, holes
+    for cpu_batch in batches:
+        batch = cpu_batch.to(world.device)
+        logits = model(normalise(batch.images, model_dtype(config)))
+        losses = sample_losses(logits, batch.labels, config.loss, label_smoothing=0.0)
+        correct = (logits.argmax(dim=1) == batch.labels).to(torch.float32)
+        sums += torch.stack([(correct * batch.weights).sum(), (losses * batch.weights).sum()]).double()
+        seen += batch.rows[0, [READ, HOLES]]
+    model.train(was_training)
+    correct, loss = world.sum_(sums).tolist()
+    read, holes = world.sum_(seen).tolist()
+    if read + holes != manifest.samples:
+        raise WorkFailed(f"evaluation saw {read + holes} samples of {manifest.samples}")
+    return Classification(read, holes, correct / max(1, read), loss / max(1, read))

@@ -1,0 +1,1 @@
+"""Starting a run: checks before anything is started, and the ranks of one machine. Torch-free."""

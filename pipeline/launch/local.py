@@ -1,0 +1,125 @@
+"""The ranks of a run on this machine. Torch-free: it starts them, passes signals on, and says why they ended."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
+from pipeline.launch.preflight import Prepared
+from pipeline.run.verdict import Verdict, read_verdict
+
+PARENT_PID, ATTEMPT, RENDEZVOUS = "VITSTREAM_PARENT_PID", "VITSTREAM_ATTEMPT", "VITSTREAM_RENDEZVOUS"
+_GRACE_S = 2.0  # for the other ranks to end by themselves after one has failed
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+def launch(prepared: Prepared, processes: int, from_scratch: bool) -> None:
+    """Owns the run directory, starts the ranks of one attempt and waits for them.
+
+    Raises:
+        UsageError: the run is in use, or the ranks refused to start.
+        WorkFailed: a rank failed or was killed; the verdict says which and why.
+        StoppedResumable: stopped by a signal, with everything saved.
+    """
+    run = prepared.run
+    run.own()
+    run.sign(socket.gethostname())
+    judge_earlier_attempts(prepared)
+    number = run.new_attempt()
+    attempt = run.attempt(number)
+    (attempt / "config.yaml").write_text(prepared.config.to_yaml())
+
+    ranks: list[subprocess.Popen] = []
+    asked_to_stop = False
+
+    def pass_on(signum: int, frame: FrameType | None) -> None:
+        nonlocal asked_to_stop
+        asked_to_stop = True
+        for process in ranks:
+            process.send_signal(signal.SIGTERM)
+
+    for signum in _STOP_SIGNALS:
+        signal.signal(signum, pass_on)
+    command = [sys.executable, "-P", "-m", "pipeline.cli", "train", str(attempt / "config.yaml")]
+    command += ["--from-scratch"] if from_scratch else []
+    for rank in range(processes):
+        ranks.append(_start(command, rank, processes, number, attempt))
+        if asked_to_stop:
+            ranks[-1].send_signal(signal.SIGTERM)
+    failed = _wait(ranks)
+    if failed is not None:
+        _write_verdict(attempt, failed, ranks[failed].returncode)
+    _conclude(attempt)
+
+
+def judge_earlier_attempts(prepared: Prepared) -> None:
+    """Writes the verdict of attempts whose ranks and launcher all died without a word."""
+    for number in prepared.run.attempts():
+        attempt = prepared.run.attempt(number)
+        if read_verdict(attempt) is None:
+            message = "ended without a word: killed, or lost with its machine"
+            Verdict("killed", None, None, "step", None, resumable=True, message=message).write(attempt)
+
+
+def _start(command: list[str], rank: int, processes: int, number: int, attempt: Path) -> subprocess.Popen:
+    """One rank. Rank 0 has our terminal; the others write to attempts/NNN/rank-N.log."""
+    cores = len(os.sched_getaffinity(0))
+    env = os.environ | {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(processes),
+        PARENT_PID: str(os.getpid()),
+        ATTEMPT: str(number),
+        RENDEZVOUS: (attempt / "rendezvous").absolute().as_uri(),
+    }
+    env.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+    env.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    if rank == 0:
+        return subprocess.Popen(command, env=env)
+    with (attempt / f"rank-{rank}.log").open("ab") as log:
+        return subprocess.Popen(command, env=env, stdout=log, stderr=log)
+
+
+def _wait(ranks: list[subprocess.Popen]) -> int | None:
+    """Waits for all ranks; kills those that outlive a failed one. Returns the rank that failed first, if any."""
+    failed, deadline = None, None
+    while any(process.poll() is None for process in ranks):
+        if failed is None:
+            failed = next((i for i, p in enumerate(ranks) if p.returncode not in (None, 0, 3)), None)
+            deadline = time.monotonic() + _GRACE_S
+        elif time.monotonic() > deadline:
+            for process in ranks:
+                process.kill()
+        time.sleep(0.05)
+    return failed if failed is not None else next((i for i, p in enumerate(ranks) if p.returncode not in (0, 3)), None)
+
+
+def _write_verdict(attempt: Path, rank: int, returncode: int) -> None:
+    """For a rank that could not speak for itself."""
+    host = socket.gethostname()
+    if returncode < 0:
+        name = signal.Signals(-returncode).name
+        message = f"rank {rank} on {host} was killed by {name}"
+        message += " (the kernel does that when memory runs out: see dmesg)" if name == "SIGKILL" else ""
+        Verdict("killed", rank, host, "step", None, True, message).write(attempt)
+    else:
+        message = f"rank {rank} on {host} ended with exit code {returncode}; see {attempt}"
+        Verdict("exception", rank, host, "step", None, True, message).write(attempt)
+
+
+def _conclude(attempt: Path) -> None:
+    """Turns the attempt's verdict into what the command ends with."""
+    verdict = read_verdict(attempt)
+    if verdict is None or verdict.cause == "finished":
+        return
+    if verdict.cause == "usage":
+        raise UsageError(verdict.message)
+    if verdict.cause == "signal":
+        raise StoppedResumable(verdict.message)
+    again = "; the same command resumes" if verdict.resumable else ""
+    raise WorkFailed(f"{verdict.message}{again}")

@@ -1,0 +1,93 @@
+"""What can be known before anything is started: a user's mistake is found here, in one line, without torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from pipeline.checkpoint.manifest import CheckpointManifest, Damaged, published, read_checkpoint_manifest
+from pipeline.config import Config, differences, load_config
+from pipeline.dataset.errors import UsageError
+from pipeline.dataset.manifest import Manifest, read_manifest
+from pipeline.launch.template import zero_template
+from pipeline.run.directory import RunDirectory
+
+# A checkpoint of other values of these does not fit: the weights' shapes, or the order in which samples are read.
+_FIXED = ("model.", "seed")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that can start."""
+
+    config: Config
+    run: RunDirectory
+    train: Manifest
+    val: Manifest | None
+    changed: tuple[str, ...]  # what differs from the run's first start, a line each
+
+
+def prepare(run_yaml: Path, overrides: list[str], world_size: int) -> Prepared:
+    """Checks configuration, data and the run's folder for a start with `world_size` ranks.
+
+    Raises:
+        UsageError: what is wrong, and the fix.
+    """
+    config = load_config(run_yaml, overrides)
+    if config.batch_size < world_size:
+        raise UsageError(
+            f"batch_size: {config.batch_size} is smaller than the {world_size} ranks: "
+            f"raise it to {world_size} or more, or start fewer ranks"
+        )
+    zero_template(config)
+    train = _dataset(config.data.train, "data.train")
+    val = _dataset(config.data.val, "data.val") if config.data.val else None
+    if val is not None and val.classes != train.classes:
+        raise UsageError(f"data.val: {config.data.val} has other classes than data.train, {config.data.train}")
+    run = RunDirectory(config.run_dir)
+    run.create()
+    changed = _compare(config, run)
+    newest = _newest(run)
+    if newest is not None and newest.data["fingerprint"] != train.fingerprint:
+        raise UsageError(
+            f"data.train: {config.data.train} is not the dataset of this run's checkpoints (fingerprint "
+            f"{train.fingerprint[:12]}, theirs {newest.data['fingerprint'][:12]}): bring that one back, "
+            "or take another run_dir"
+        )
+    return Prepared(config, run, train, val, changed)
+
+
+def _dataset(path: Path, key: str) -> Manifest:
+    try:
+        manifest = read_manifest(path)
+    except UsageError as error:
+        raise UsageError(f"{key}: {error}") from None
+    if manifest.samples == 0:
+        raise UsageError(f"{key}: {path} holds no samples")
+    if manifest.labels != "single":
+        raise UsageError(f"{key}: {path} has several labels per image; training takes one per image in this version")
+    return manifest
+
+
+def _compare(config: Config, run: RunDirectory) -> tuple[str, ...]:
+    """Lines about what changed since the first start. Raises UsageError where a checkpoint could not be used."""
+    if not run.config.exists():
+        return ()
+    first = yaml.safe_load(run.config.read_text()) or {}
+    changes = [c for c in differences(first, config.to_json()) if c[0] not in ("run_dir", "slurm")]
+    for key, before, after in changes:
+        if published(run.checkpoints) and key.startswith(_FIXED):
+            raise UsageError(
+                f"{key}: was {before} when this run began and is {after} now, which its checkpoints do not fit: "
+                "change it back, or take another run_dir"
+            )
+    return tuple(f"{key}: {before} -> {after}" for key, before, after in changes)
+
+
+def _newest(run: RunDirectory) -> CheckpointManifest | None:
+    for path in reversed(published(run.checkpoints)):
+        try:
+            return read_checkpoint_manifest(path)
+        except Damaged:  # said, and set aside, when the ranks choose a checkpoint
+            continue
+    return None

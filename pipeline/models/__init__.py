@@ -1,0 +1,1 @@
+"""Vision Transformers: their numbers (variants, flops: torch-free) and the model itself (vit)."""

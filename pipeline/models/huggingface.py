@@ -1,0 +1,117 @@
+"""Weights of our ViT <-> transformers.ViTForImageClassification, both directions.
+
+transformers renamed its ViT's parameters between major versions 4 (also the hub's files) and 5; both are read,
+and written as the receiving model names them. Its q, k and v are three layers, ours is one.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from pipeline.dataset.errors import UsageError
+
+_TOP = {  # ours -> theirs, the same in both versions
+    "cls_token": "vit.embeddings.cls_token",
+    "pos_embed": "vit.embeddings.position_embeddings",
+    "patch_embed": "vit.embeddings.patch_embeddings.projection",
+    "norm": "vit.layernorm",
+    "head": "classifier",
+}
+_BLOCK_4 = {
+    "norm1": "layernorm_before",
+    "norm2": "layernorm_after",
+    "attention.q": "attention.attention.query",
+    "attention.k": "attention.attention.key",
+    "attention.v": "attention.attention.value",
+    "attention.out": "attention.output.dense",
+    "mlp.up": "intermediate.dense",
+    "mlp.down": "output.dense",
+}
+_BLOCK_5 = {
+    "norm1": "layernorm_before",
+    "norm2": "layernorm_after",
+    "attention.q": "attention.q_proj",
+    "attention.k": "attention.k_proj",
+    "attention.v": "attention.v_proj",
+    "attention.out": "attention.o_proj",
+    "mlp.up": "mlp.fc1",
+    "mlp.down": "mlp.fc2",
+}
+
+
+def from_huggingface(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A ViTForImageClassification's state dict (version 4 or 5) -> ours.
+
+    Raises:
+        UsageError: a parameter that a plain ViT classifier does not have.
+    """
+    names = {theirs: ours for ours, theirs in _names(_depth(state), _is_version_4(state)).items()}
+    unknown = sorted(state.keys() - names.keys())
+    if unknown:
+        raise UsageError(f"not a plain ViT classifier of transformers: unexpected parameter {unknown[0]}")
+    split = {names[theirs]: tensor for theirs, tensor in state.items()}
+    return _fuse(split)
+
+
+def to_huggingface(state: Mapping[str, Tensor], receiving: Iterable[str]) -> dict[str, Tensor]:
+    """Our state dict (class token, no pre-logits layer) -> one with the names of the `receiving` model.
+
+    Raises:
+        UsageError: ours has a part that transformers' ViT does not: average pooling or a pre-logits layer.
+    """
+    if "cls_token" not in state or "pre_logits.weight" in state:
+        raise UsageError("transformers' ViT classifies from a class token and has no pre-logits layer")
+    receiving = set(receiving)
+    split = _unfuse(state)
+    names = _names(_depth(receiving), _is_version_4(receiving))
+    return {names[ours]: tensor for ours, tensor in split.items()}
+
+
+def _names(depth: int, version_4: bool) -> dict[str, str]:
+    """ours (with q, k, v apart) -> theirs, for every parameter of a model of this depth."""
+    prefix, block = ("vit.encoder.layer", _BLOCK_4) if version_4 else ("vit.layers", _BLOCK_5)
+    layers = {
+        f"blocks.{i}.{ours}": f"{prefix}.{i}.{theirs}" for i in range(depth) for ours, theirs in block.items()
+    }
+    names = {}
+    for ours, theirs in (_TOP | layers).items():
+        if ours in ("cls_token", "pos_embed"):
+            names[ours] = theirs
+        else:
+            names |= {f"{ours}.{kind}": f"{theirs}.{kind}" for kind in ("weight", "bias")}
+    return names
+
+
+def _is_version_4(names: Iterable[str]) -> bool:
+    return any(name.startswith("vit.encoder.layer.") for name in names)
+
+
+def _depth(names: Iterable[str]) -> int:
+    markers = ("layernorm_before.weight",)
+    return sum(name.endswith(markers) for name in names)
+
+
+def _fuse(split: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    fused = {name: tensor for name, tensor in split.items() if not _part(name)}
+    for name in split:
+        if _part(name) == "q":
+            parts = [split[name.replace(".attention.q.", f".attention.{p}.")] for p in "qkv"]
+            fused[name.replace(".attention.q.", ".attention.qkv.")] = torch.cat(parts)
+    return fused
+
+
+def _unfuse(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    split: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if ".attention.qkv." in name:
+            for part, piece in zip("qkv", tensor.chunk(3), strict=True):
+                split[name.replace(".qkv.", f".{part}.")] = piece
+        else:
+            split[name] = tensor
+    return split
+
+
+def _part(name: str) -> str | None:
+    pieces = name.split(".")
+    return pieces[-2] if len(pieces) > 2 and pieces[-3] == "attention" and pieces[-2] in "qkv" else None

@@ -1,0 +1,52 @@
+"""One table from a model's name to its numbers, and nowhere else. Torch-free."""
+
+import re
+from dataclasses import dataclass, replace
+
+from pipeline.dataset.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Shape of a plain ViT. The head dimension is width / heads."""
+
+    width: int
+    depth: int
+    mlp_dim: int
+    heads: int
+    patch: int = 16
+
+
+# B, L, H: the ViT paper's table 1 (arXiv 2010.11929). Ti, S: DeiT (arXiv 2012.12877), table 1. g: "Scaling Vision
+# Transformers" (arXiv 2106.04560), table 2.
+SIZES = {
+    "ti": Variant(width=192, depth=12, mlp_dim=768, heads=3),
+    "s": Variant(width=384, depth=12, mlp_dim=1536, heads=6),
+    "b": Variant(width=768, depth=12, mlp_dim=3072, heads=12),
+    "l": Variant(width=1024, depth=24, mlp_dim=4096, heads=16),
+    "h": Variant(width=1280, depth=32, mlp_dim=5120, heads=16),
+    "g": Variant(width=1408, depth=40, mlp_dim=6144, heads=16),
+}
+
+
+def variant(
+    name: str,
+    width: int | None = None,
+    depth: int | None = None,
+    mlp_dim: int | None = None,
+    heads: int | None = None,
+) -> Variant:
+    """`vit-h/14` -> its numbers, with single ones overridden.
+
+    Raises:
+        UsageError: a name that is not vit-SIZE/PATCH, or heads that do not divide the width.
+    """
+    match = re.fullmatch(r"vit-([a-z]+)/([1-9]\d*)", name)
+    if not match or match[1] not in SIZES:
+        raise UsageError(f"model.name: {name} is not vit-SIZE/PATCH with SIZE one of {', '.join(SIZES)}")
+    overrides = {"width": width, "depth": depth, "mlp_dim": mlp_dim, "heads": heads}
+    given = {key: value for key, value in overrides.items() if value is not None}
+    chosen = replace(SIZES[match[1]], patch=int(match[2]), **given)
+    if chosen.width % chosen.heads:
+        raise UsageError(f"model.heads: {chosen.heads} heads do not divide the width, {chosen.width}")
+    return chosen

@@ -1,0 +1,1 @@
+"""A run's folder and the processes that work in it."""

@@ -1,0 +1,41 @@
+"""What the operator sees: rank 0 speaks, one progress line while training, a line for each event."""
+
+import sys
+import time
+from typing import TextIO
+
+
+class Console:
+    """On a terminal the progress line is rewritten in place; in a log file each flush is a line of its own."""
+
+    def __init__(self, speaks: bool, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self._speaks = speaks
+        self._live = speaks and self._stream.isatty()
+        self._open = False  # a progress line stands at the cursor
+
+    def say(self, message: str) -> None:
+        """An event: a line that stays."""
+        if self._speaks:
+            self._end_progress()
+            print(f"{time.strftime('%H:%M:%S')} {message}", file=self._stream, flush=True)
+
+    def progress(self, message: str) -> None:
+        """Where the run is: the next call replaces it."""
+        if self._live:
+            print(f"\r\033[K{message}", end="", file=self._stream, flush=True)
+            self._open = True
+        else:
+            self.say(message)
+
+    def _end_progress(self) -> None:
+        if self._open:
+            print(file=self._stream)
+            self._open = False
+
+
+def eta(seconds: float) -> str:
+    """1:02:03, or 2:03."""
+    minutes, second = divmod(round(seconds), 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{hour}:{minute:02d}:{second:02d}" if hour else f"{minute}:{second:02d}"

@@ -1,0 +1,69 @@
+"""Append-only JSON lines: metrics.jsonl, digest.jsonl, holes.jsonl. Torch-free.
+
+All attempts of a run write into the same files. A kill may tear the last line; the next attempt cuts it off. Steps
+that are done again after a resume are written again: of a repeated step the last line counts.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+
+class JsonLines:
+    """A file of JSON objects, one a line, that only grows. One writer."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens `path` for appending, cutting a torn last line first."""
+        cut_torn_line(path)
+        self._file = path.open("ab", buffering=0)
+
+    def write(self, objects: Iterable[dict[str, Any]]) -> None:
+        """Appends all objects with one write; JSON has no NaN, so a number that is not finite is written as text."""
+        lines = b"".join(json.dumps(_finite(o)).encode() + b"\n" for o in objects)
+        if lines:
+            self._file.write(lines)
+
+    def sync(self) -> None:
+        """Makes what was written survive a power cut: before a checkpoint is published that counts on it."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def cut_torn_line(path: Path) -> None:
+    """Truncates a file of lines after its last newline; creates it where it is missing."""
+    with path.open("ab+") as file:
+        end = file.seek(0, os.SEEK_END)
+        keep, block = end, 4096
+        while keep > 0:
+            start = max(0, keep - block)
+            file.seek(start)
+            newline = file.read(keep - start).rfind(b"\n")
+            if newline >= 0:
+                keep = start + newline + 1
+                break
+            keep = start
+        if keep < end:
+            file.truncate(keep)
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """All complete lines of a file, in order; nothing where there is none."""
+    if path.exists():
+        with path.open("rb") as file:
+            for line in file:
+                if line.endswith(b"\n"):
+                    yield json.loads(line)
+
+
+def read_steps(path: Path) -> dict[int, dict[str, Any]]:
+    """step -> its last line, of metrics.jsonl; evaluations left out."""
+    return {line["step"]: line for line in read_lines(path) if "eval" not in line}
+
+
+def _finite(value: dict[str, Any]) -> dict[str, Any]:
+    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in value.items()}

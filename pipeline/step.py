@@ -1,0 +1,77 @@
+"""One optimizer step over a global batch, without waiting for the device.
+
+The loss of a step is the sum over all real samples of the global batch divided by their number, whatever the world
+size, the accumulation, the padding and the holes. DeepSpeed averages gradients over ranks, so each rank's share is
+scaled by the world size before backward.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.config import Config
+from pipeline.data.keyed import keyed
+from pipeline.data.ledger import READ
+from pipeline.data.loader import MicroBatch
+from pipeline.distributed import World
+from pipeline.loss import normalise, sample_losses
+
+_DROPOUT = 5  # domain of the hash; order.py and augment.py use 1 to 4
+
+
+@dataclass
+class StepResult:
+    """What a step leaves behind, on the device, until the next flush."""
+
+    loss_sum: Tensor  # float32 []: this rank's sum over its samples
+    grad_norm: Tensor  # float32 []: of the global gradient, before clipping
+    rows: Tensor  # int64 [epochs touched, 4]: the global batch's ledger rows
+
+
+def train_step(
+    engine: Any, config: Config, world: World, micro_batches: list[MicroBatch], lr: float, step: int
+) -> StepResult:
+    """Forward, backward and update for this rank's part of step `step` (counted from 1) at learning rate `lr`."""
+    device_batches = [batch.to(world.device) for batch in micro_batches]
+    rows = world.sum_(sum(batch.rows for batch in device_batches))
+    real = rows[:, READ].sum().clamp(min=1)
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr
+
+    loss_sum = torch.zeros((), device=world.device)
+    for micro, batch in enumerate(device_batches):
+        seed_dropout(config, step, micro, world.rank)
+        logits = engine(normalise(batch.images, model_dtype(config)))
+        losses = sample_losses(logits, batch.labels, config.loss, config.label_smoothing)
+        share = (losses * batch.weights).sum()
+        engine.set_gradient_accumulation_boundary(micro == len(device_batches) - 1)
+        engine.backward(share * (world.size / real), scale_wrt_gas=False)
+        loss_sum += share.detach()
+        if micro < len(device_batches) - 1:
+            engine.step()
+    grad_norm = _norm_without_zero(engine)
+    engine.step()
+    if grad_norm is None:
+        grad_norm = torch.as_tensor(engine.get_global_grad_norm(), dtype=torch.float32, device=world.device)
+    return StepResult(loss_sum, grad_norm, rows)
+
+
+def model_dtype(config: Config) -> torch.dtype:
+    return torch.bfloat16 if config.precision == "bf16" else torch.float32
+
+
+
+def seed_dropout(config: Config, step: int, micro: int, rank: int) -> None:
+    """Keys dropout and stochastic depth by where we are: there is no random state to save."""
+    if config.regularization.dropout or config.regularization.drop_path:
+        torch.manual_seed(int(keyed(config.seed, _DROPOUT, step, micro, rank)[0]) >> 1)
+
+
+def _norm_without_zero(engine: Any) -> Tensor | None:
+    """Norm of the averaged gradient at stage 0, which DeepSpeed clips but does not report; else None."""
+    if engine.zero_optimization_stage() > 0:
+        return None
+    gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients)
