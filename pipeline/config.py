@@ -56,8 +56,7 @@ class Model(_Section):
         if self.image_size % patch:
             below = max(patch, self.image_size // patch * patch)
             raise ValueError(
-                f"image_size {self.image_size} is not a multiple of the patch, {patch}: "
-                f"take {below} or {below + patch}"
+                f"image_size {self.image_size} is not a multiple of the patch, {patch}: take {below} or {below + patch}"
             )
         return self
 

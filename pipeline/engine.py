@@ -6,6 +6,7 @@ run's YAML alone, so the two cannot disagree.
 
 import logging
 import os
+import warnings
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from pipeline.config import Config
 from pipeline.launch.template import zero_template
 from pipeline.models.vit import ViT, ViTConfig
 from pipeline.optim.groups import parameter_groups
+
 
 def deepspeed_config(config: Config, micro_batch: int, accumulation: int, world_size: int) -> dict[str, Any]:
     """The complete DeepSpeed configuration. `train_batch_size` includes padding slots, which weigh nothing."""
@@ -68,9 +70,7 @@ def build_engine(
         fused=device.type == "cuda",
     )
     body = deepspeed_config(config, micro_batch, accumulation, world_size)
-    engine, *_ = deepspeed.initialize(
-        model=model, optimizer=optimizer, config=body, dist_init_required=False
-    )
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=body, dist_init_required=False)
     engine.group_names = names
     return engine
 
@@ -80,6 +80,7 @@ def import_deepspeed() -> Any:
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed's own calls
     import deepspeed
     import deepspeed.ops
 

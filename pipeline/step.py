@@ -62,7 +62,6 @@ def model_dtype(config: Config) -> torch.dtype:
     return torch.bfloat16 if config.precision == "bf16" else torch.float32
 
 
-
 def seed_dropout(config: Config, step: int, micro: int, rank: int) -> None:
     """Keys dropout and stochastic depth by where we are: there is no random state to save."""
     if config.regularization.dropout or config.regularization.drop_path:

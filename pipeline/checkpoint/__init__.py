@@ -1,7 +1,7 @@
 """A checkpoint is a transaction.
 
-    state.py     the engine's fp32 weights and moments as named, flat slices: what this rank owns
-    files.py     slices <-> safetensors, and reading any slice of any tensor back
-    manifest.py  what a checkpoint holds and the hash of every byte of it
-    commit.py    write aside, hash, publish by rename, prune; find the newest that verifies
+state.py     the engine's fp32 weights and moments as named, flat slices: what this rank owns
+files.py     slices <-> safetensors, and reading any slice of any tensor back
+manifest.py  what a checkpoint holds and the hash of every byte of it
+commit.py    write aside, hash, publish by rename, prune; find the newest that verifies
 """

@@ -29,6 +29,7 @@ from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.files import fsync_directory
 from pipeline.distributed import World
 
+
 def save(
     checkpoints: Path,
     attempt: int,

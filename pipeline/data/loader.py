@@ -154,9 +154,7 @@ class _Batches(Dataset):
 class TrainBatches(_Batches):
     """Item step * accumulation + micro: that micro-batch of this rank."""
 
-    def __init__(
-        self, dataset: Path, manifest: Manifest, image_size: int, feed: Feed, augment: Augment
-    ) -> None:
+    def __init__(self, dataset: Path, manifest: Manifest, image_size: int, feed: Feed, augment: Augment) -> None:
         super().__init__(dataset, manifest, image_size)
         self.feed, self.augment = feed, augment
 

@@ -1,6 +1,6 @@
 """What a DATASET is: keys, manifest, index and images. Torch-free; both sides of the product use it.
 
-    DATASET/dataset.json            manifest.py   written last: no manifest, no dataset
-    DATASET/shards/shard-*.tar      an ordinary WebDataset tar; keys.py names its samples, images.py reads them
-    DATASET/shards/shard-*.arrow    index.py      where in the tar each sample's image lies
+DATASET/dataset.json            manifest.py   written last: no manifest, no dataset
+DATASET/shards/shard-*.tar      an ordinary WebDataset tar; keys.py names its samples, images.py reads them
+DATASET/shards/shard-*.arrow    index.py      where in the tar each sample's image lies
 """

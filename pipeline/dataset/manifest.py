@@ -73,9 +73,7 @@ class Manifest:
             "shards": [asdict(shard) for shard in self.shards],
             "__kind__": "wids-shard-index-v1",
             "wids_version": 1,
-            "shardlist": [
-                {"url": f"shards/{s.name}", "nsamples": s.samples, "filesize": s.bytes} for s in self.shards
-            ],
+            "shardlist": [{"url": f"shards/{s.name}", "nsamples": s.samples, "filesize": s.bytes} for s in self.shards],
         }
 
 

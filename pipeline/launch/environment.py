@@ -20,9 +20,7 @@ class RankEnvironment:
         if "RANK" in env:
             return cls(int(env["RANK"]), int(env.get("WORLD_SIZE", "1")), int(env.get("LOCAL_RANK", "0")))
         if "SLURM_PROCID" in env and "SLURM_STEP_ID" in env:
-            return cls(
-                int(env["SLURM_PROCID"]), int(env.get("SLURM_NTASKS", "1")), int(env.get("SLURM_LOCALID", "0"))
-            )
+            return cls(int(env["SLURM_PROCID"]), int(env.get("SLURM_NTASKS", "1")), int(env.get("SLURM_LOCALID", "0")))
         return None
 
 

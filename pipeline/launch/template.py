@@ -8,8 +8,16 @@ from pipeline.config import Config
 from pipeline.dataset.errors import UsageError
 
 STAGES: Final = (0, 1, 2)
-_OURS: Final = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
-         "bf16", "fp16", "optimizer", "scheduler")  # fmt: skip
+_OURS: Final = (
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "gradient_clipping",
+    "bf16",
+    "fp16",
+    "optimizer",
+    "scheduler",
+)
 
 
 def template_path(zero: str) -> Path:

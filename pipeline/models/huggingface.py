@@ -71,9 +71,7 @@ def to_huggingface(state: Mapping[str, Tensor], receiving: Iterable[str]) -> dic
 def _names(depth: int, version_4: bool) -> dict[str, str]:
     """ours (with q, k, v apart) -> theirs, for every parameter of a model of this depth."""
     prefix, block = ("vit.encoder.layer", _BLOCK_4) if version_4 else ("vit.layers", _BLOCK_5)
-    layers = {
-        f"blocks.{i}.{ours}": f"{prefix}.{i}.{theirs}" for i in range(depth) for ours, theirs in block.items()
-    }
+    layers = {f"blocks.{i}.{ours}": f"{prefix}.{i}.{theirs}" for i in range(depth) for ours, theirs in block.items()}
     names = {}
     for ours, theirs in (_TOP | layers).items():
         if ours in ("cls_token", "pos_embed"):

@@ -126,9 +126,7 @@ class ViT(nn.Module):
         embedding, N(0, 0.02) positions; the class token and the head start at zero, the head's bias at `head_bias`.
         """
         random = torch.Generator().manual_seed(seed)
-        nn.init.trunc_normal_(
-            self.patch_embed.weight, std=self.patch_embed.weight[0].numel() ** -0.5, generator=random
-        )
+        nn.init.trunc_normal_(self.patch_embed.weight, std=self.patch_embed.weight[0].numel() ** -0.5, generator=random)
         nn.init.zeros_(self.patch_embed.bias)
         nn.init.normal_(self.pos_embed, std=0.02, generator=random)
         for block in self.blocks:

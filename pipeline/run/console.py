@@ -2,36 +2,43 @@
 
 import sys
 import time
+from pathlib import Path
 from typing import TextIO
 
 
 class Console:
-    """On a terminal the progress line is rewritten in place; in a log file each flush is a line of its own."""
+    """On a terminal the progress line is rewritten in place; elsewhere, and in the log file, each is a line."""
 
-    def __init__(self, speaks: bool, stream: TextIO | None = None) -> None:
+    def __init__(self, speaks: bool, log: Path | None = None, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
         self._speaks = speaks
         self._live = speaks and self._stream.isatty()
+        self._log = log.open("a", buffering=1) if speaks and log else None
         self._open = False  # a progress line stands at the cursor
 
     def say(self, message: str) -> None:
         """An event: a line that stays."""
         if self._speaks:
-            self._end_progress()
-            print(f"{time.strftime('%H:%M:%S')} {message}", file=self._stream, flush=True)
+            if self._open:
+                print(file=self._stream)
+                self._open = False
+            line = self._record(message)
+            print(line, file=self._stream, flush=True)
 
     def progress(self, message: str) -> None:
         """Where the run is: the next call replaces it."""
         if self._live:
+            self._record(message)
             print(f"\r\033[K{message}", end="", file=self._stream, flush=True)
             self._open = True
         else:
             self.say(message)
 
-    def _end_progress(self) -> None:
-        if self._open:
-            print(file=self._stream)
-            self._open = False
+    def _record(self, message: str) -> str:
+        line = f"{time.strftime('%H:%M:%S')} {message}"
+        if self._log:
+            print(line, file=self._log)
+        return line
 
 
 def eta(seconds: float) -> str:

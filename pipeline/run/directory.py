@@ -89,7 +89,7 @@ class RunDirectory:
     def _lock(self, byte: int, patience_s: float) -> None:
         # One descriptor per process: closing any other would drop the locks of all.
         if not _held:
-            _held.append(open(self.path / "lock", "rb+"))  # noqa: SIM115, PTH123: open for life
+            _held.append((self.path / "lock").open("rb+"))
         deadline = time.monotonic() + patience_s
         while True:
             try:

@@ -82,7 +82,8 @@ class Journal:
             self.metrics.write(lines)
             self.metrics.sync()
         self._certify()
-        if self.ledger.holes > max(_ALWAYS_TOLERATED_HOLES, self.max_hole_rate * self.manifest.samples):
+        used = max(lines[-1]["consumed"], self.manifest.samples)
+        if self.ledger.holes > max(_ALWAYS_TOLERATED_HOLES, self.max_hole_rate * used):
             raise WorkFailed(
                 f"{self.ledger.holes} samples could not be read, more than data.max_hole_rate "
                 f"{self.max_hole_rate} allows; they are listed in {self.run.holes}"

@@ -1,0 +1,58 @@
+"""The order, asked from outside: which keys a step reads, and when a key is read. Reads indexes, never images."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.data.order import Order, slot_owners
+from pipeline.data.read import DatasetReader
+from pipeline.dataset.errors import UsageError
+from pipeline.dataset.manifest import Manifest
+
+
+def keys_of_step(
+    dataset: Path, manifest: Manifest, batch_size: int, step: int, world_size: int, rank: int | None, seed: int
+) -> dict[str, Any]:
+    """{"step", "epoch", "keys"}: the keys of step `step` (from 1), in slot order; of one rank, or of the whole batch.
+
+    `epoch` is that of the batch's first sample; a batch may cross into the next.
+    """
+    order = Order.fit(_samples(dataset, manifest), batch_size, seed)
+    consumed = (step - 1) * batch_size
+    slots = np.arange(batch_size, dtype=np.int64)
+    if rank is not None:
+        slots = slots[slot_owners(batch_size, world_size, order.lanes) == rank]
+    reader = DatasetReader(dataset, manifest)
+    keys = [reader.locate(int(sample))[1].key for sample in order.ids(consumed + slots)]
+    return {"step": step, "epoch": consumed // manifest.samples, "keys": keys}
+
+
+def place_of_key(
+    dataset: Path, manifest: Manifest, batch_size: int, key: str, epoch: int, world_size: int, seed: int
+) -> dict[str, Any]:
+    """{"key", "epoch", "step", "rank", "slot"}: where a run reads this sample in that epoch.
+
+    Raises:
+        UsageError: the dataset has no such key.
+    """
+    order = Order.fit(_samples(dataset, manifest), batch_size, seed)
+    consumed = int(order.positions(epoch, np.array([_find(dataset, manifest, key)]))[0])
+    step, slot = divmod(consumed, batch_size)
+    rank = int(slot_owners(batch_size, world_size, order.lanes)[slot])
+    return {"key": key, "epoch": epoch, "step": step + 1, "rank": rank, "slot": slot}
+
+
+def _find(dataset: Path, manifest: Manifest, key: str) -> int:
+    reader = DatasetReader(dataset, manifest)
+    for number in range(len(manifest.shards)):
+        position = reader.index(number).find(key)
+        if position is not None:
+            return int(manifest.starts[number]) + position
+    raise UsageError(f"--key {key}: {dataset} has no such sample; samples.parquet lists them all")
+
+
+def _samples(dataset: Path, manifest: Manifest) -> int:
+    if manifest.samples == 0:
+        raise UsageError(f"{dataset}: holds no samples")
+    return manifest.samples

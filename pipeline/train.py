@@ -1,0 +1,312 @@
+"""The training story, top to bottom: join, choose a checkpoint, build, then steps, evaluations and saves.
+
+All state that a resume needs is `Progress` and the engine's tensors. Everything else is a pure function of them.
+"""
+
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pipeline.checkpoint import commit
+from pipeline.checkpoint.files import TensorReader
+from pipeline.checkpoint.manifest import CheckpointManifest, published
+from pipeline.checkpoint.state import optimizer_step, set_optimizer_step, slices_to_restore, slices_to_save
+from pipeline.data.ledger import Ledger
+from pipeline.data.loader import EvaluationBatches, Feed, MicroBatch, TrainBatches, load
+from pipeline.data.order import Order
+from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
+from pipeline.distributed import Vote, World
+from pipeline.engine import build_engine, build_model, import_deepspeed
+from pipeline.evaluate.classify import classify
+from pipeline.launch.environment import RankEnvironment
+from pipeline.launch.preflight import Prepared
+from pipeline.models.flops import device_peak, train_flops
+from pipeline.optim.schedule import learning_rate
+from pipeline.run.console import Console, eta
+from pipeline.run.journal import Journal, StepFacts
+from pipeline.run.verdict import Cause, Verdict
+from pipeline.step import train_step
+
+if TYPE_CHECKING:
+    from pipeline.rank import StopRequest
+
+
+@dataclass
+class Progress:
+    """Where a run is."""
+
+    step: int  # optimizer steps done
+    consumed: int  # samples used
+    order: Order
+    ledger: Ledger
+
+
+class Trainer:
+    """One rank of one attempt."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        environment: RankEnvironment,
+        rendezvous: str | None,
+        attempt: int | None,
+        stop: "StopRequest",
+        from_scratch: bool,
+    ) -> None:
+        self.config, self.run, self.prepared = prepared.config, prepared.run, prepared
+        self.stop = stop
+        self.phase = "setup"
+        import_deepspeed()
+        self.world = World(environment, rendezvous)
+        self.attempt: int = self.world.broadcast(attempt)
+        self.console = Console(self.world.is_main, self.run.attempt(self.attempt) / "rank-0.log")
+        self.from_scratch = from_scratch
+        self.progress = Progress(0, 0, self._fit_order(), Ledger())
+        self.saved_step: int | None = None
+        self.parent: str | None = None
+
+    def train(self) -> None:
+        """Runs to the end. Raises StoppedResumable, UsageError or WorkFailed, on all ranks alike."""
+        checkpoint = self._choose_checkpoint()
+        if checkpoint:
+            self.progress = _progress_from(checkpoint[1])
+            self.saved_step, self.parent = self.progress.step, checkpoint[0].name
+        self.total = self.config.total_samples(self.prepared.train.samples)
+        self.feed = self._feed()
+        self.total_steps = self.progress.step + self.feed.steps
+        if self.feed.steps <= 0:
+            self.console.say(f"finished: all {self.progress.step:,} steps are done, and the checkpoint verifies")
+            return
+        self._introduce()
+        self._build(checkpoint)
+        self._loop()
+        self._save_if_new(required=True)
+        self.console.say(f"finished: {self.progress.step:,} steps, {self.progress.consumed:,} samples")
+
+    # -- setting up --------------------------------------------------------------------------------------------
+
+    def _fit_order(self) -> Order:
+        return Order.fit(self.prepared.train.samples, self.config.batch_size, self.config.seed)
+
+    def _choose_checkpoint(self) -> tuple[Any, CheckpointManifest] | None:
+        """Rank 0 verifies and decides; the others are told which, and read the same manifest."""
+        choice: dict[str, Any] = {}
+        checkpoints = self.run.checkpoints
+        if self.world.is_main:
+            commit.remove_leftovers(checkpoints)
+            if self.from_scratch:
+                commit.set_aside(checkpoints, self.attempt)
+            existed = bool(published(checkpoints)) or any(checkpoints.glob("step-*.damaged-*"))
+            newest = commit.newest_verified(checkpoints, self.attempt, self.console.say)
+            if newest:
+                choice = {"name": newest[0].name}
+            elif existed and not self.from_scratch:
+                choice = {"refused": f"{checkpoints}: there are checkpoints but none verifies; "
+                          "--from-scratch begins again at step 0"}  # fmt: skip
+        choice = self.world.broadcast(choice)
+        if "refused" in choice:
+            raise UsageError(choice["refused"])
+        if "name" not in choice:
+            return None
+        path = checkpoints / choice["name"]
+        return path, commit.read_checkpoint_manifest(path)
+
+    def _feed(self) -> Feed:
+        return Feed(
+            order=self.progress.order,
+            batch_size=self.config.batch_size,
+            world_size=self.world.size,
+            rank=self.world.rank,
+            micro_batch_limit=self.config.micro_batch_size,
+            consumed=self.progress.consumed,
+            total=self.total,
+        )
+
+    def _introduce(self) -> None:
+        """Says what starts, and writes config.yaml and env.json."""
+        config, train, world = self.config, self.prepared.train, self.world
+        if not world.is_main:
+            return
+        if not self.run.config.exists():
+            self.run.config.write_text(config.to_yaml())
+        facts = {"python": platform.python_version(), "hardware": platform.machine(), "device": str(world.device)}
+        libraries = ("vitstream", "torch", "deepspeed", "numpy", "simplejpeg", "opencv-python-headless", "pyarrow")
+        self.run.write_environment(facts | {name: version(name) for name in libraries})
+        start = f"step {self.progress.step:,}" if self.parent is None else f"{self.parent}, which verifies"
+        self.console.say(f"attempt {self.attempt}, from {start}: {self.run.path}")
+        for line in self.prepared.changed:
+            self.console.say(f"changed since the run began: {line}")
+        accumulation, micro_batch = self.feed.slots.shape
+        self.console.say(
+            f"{config.model.name} at {config.model.image_size} px, {config.precision}, {config.zero}; batch "
+            f"{config.batch_size} = {world.size} ranks x {accumulation} x {micro_batch}; "
+            f"{train.samples:,} samples in {len(train.classes)} classes, {self.total_steps:,} steps"
+        )
+
+    def _build(self, checkpoint: tuple[Any, CheckpointManifest] | None) -> None:
+        """Model, engine, restored state, loader, journal."""
+        config, world, manifest = self.config, self.world, self.prepared.train
+        model = build_model(config, len(manifest.classes))
+        reader = TensorReader(*checkpoint) if checkpoint else None
+        if reader:  # before DeepSpeed copies the weights; setting the masters alone would leave those as they were
+            model.load_state_dict(reader.weights())
+        accumulation, micro_batch = self.feed.slots.shape
+        self.engine = build_engine(config, model, world.device, micro_batch, accumulation, world.size)
+        if checkpoint and reader:
+            reader.restore(slices_to_restore(self.engine))
+            set_optimizer_step(self.engine, checkpoint[1].optimizer_step)
+        batches = TrainBatches(config.data.train, manifest, config.model.image_size, self.feed, config.augment)
+        self.batches = load(batches, config.loader, pin_memory=world.device.type == "cuda")
+        flops = train_flops(config.model.variant, config.model.image_size, config.model.pooling, len(manifest.classes))
+        peak = device_peak(torch.cuda.get_device_name()) if world.device.type == "cuda" else None
+        self.journal = Journal(
+            run=self.run,
+            world=world,
+            manifest=manifest,
+            ledger=self.progress.ledger,
+            attempt=self.attempt,
+            max_hole_rate=config.data.max_hole_rate,
+            mfu_of=lambda rate: round(rate * flops / (peak * world.size), 4) if peak else None,
+            say=self.console.say,
+        )
+
+    # -- steps -------------------------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        config = self.config
+        vote: Vote | None = None
+        started = time.perf_counter()
+        for index in range(self.feed.steps):
+            self.phase = "step"
+            started = self._step(index, started)
+            step = self.progress.step
+            last = step == self.total_steps
+            evaluates = self.prepared.val is not None and (step % config.evaluate.every_steps == 0 or last)
+            saves = step % config.checkpoint.every_steps == 0
+            stops = vote is not None and vote.result()
+            if step % config.log_every == 0 or evaluates or saves or stops or last:
+                self._flush()
+            if evaluates:
+                self._evaluate()
+            if saves or stops:
+                self._save_if_new(required=stops)
+            if stops and not last:
+                raise StoppedResumable(
+                    f"stopped on {self.world_signal()} after step {step:,}, everything saved; the same command resumes"
+                )
+            vote = self.world.vote(self.stop.signal is not None)
+            if evaluates or saves:
+                started = time.perf_counter()
+
+    def _step(self, index: int, started: float) -> float:
+        """One optimizer step. Returns when it ended, which is when the next began."""
+        waiting = time.perf_counter()
+        micro_batches = [next(self.batches) for _ in range(self.feed.accumulation)]
+        data_wait_s = time.perf_counter() - waiting
+        step = self.progress.step + 1
+        lr = learning_rate(self.config.schedule, self.config.optimizer.lr, step, self.total_steps)
+        result = train_step(self.engine, self.config, self.world, micro_batches, lr, step)
+        ended = time.perf_counter()
+        facts = StepFacts(step, self.progress.consumed, self.feed.count(index), lr, ended - started, data_wait_s)
+        holes = [hole for batch in micro_batches for hole in batch.holes]
+        self.journal.add(facts, result, holes)
+        self.progress.step = step
+        self.progress.consumed += facts.count
+        return ended
+
+    def _flush(self) -> None:
+        line = self.journal.flush()
+        if line is None:
+            return
+        left = eta((self.total_steps - line["step"]) * line["step_s"])
+        wait = 100 * line["data_wait_s"] / line["step_s"]
+        mfu = f", MFU {line['mfu']:.1%}" if line["mfu"] is not None else ""
+        self.console.progress(
+            f"step {line['step']:,}/{self.total_steps:,}  epoch {line['epoch']}  loss {line['loss']:.4f}  "
+            f"lr {line['lr']:.2e}  {line['images_per_s']:,.0f} images/s{mfu}  data wait {wait:.0f} %  {left} left"
+        )
+
+    def _evaluate(self) -> None:
+        self.phase = "evaluate"
+        config, val = self.config, self.prepared.val
+        assert val is not None and config.data.val is not None
+        measured = classify(self.engine.module, config, self.world, val, self._evaluation_batches())
+        body = {"eval": "val", "step": self.progress.step, "consumed": self.progress.consumed}
+        numbers = {"accuracy": measured.accuracy, "loss": measured.loss}
+        self.journal.evaluation(body | {"samples": measured.samples, "holes": measured.holes} | numbers)
+        self.console.say(
+            f"step {self.progress.step:,}: accuracy {measured.accuracy:.2%}, loss {measured.loss:.4f} "
+            f"on all {measured.samples:,} validation samples"
+        )
+
+    def _evaluation_batches(self) -> Iterator[MicroBatch]:
+        config, val = self.config, self.prepared.val
+        assert val is not None and config.data.val is not None
+        world = (self.world.rank, self.world.size)
+        evaluate = config.evaluate
+        batches = EvaluationBatches(
+            config.data.val, val, config.model.image_size, evaluate.crop, evaluate.batch_size, world
+        )
+        return load(batches, config.loader, pin_memory=self.world.device.type == "cuda")
+
+    def _save_if_new(self, required: bool) -> None:
+        """Publishes a checkpoint of this step. Where it is not `required`, a failure is said and the run goes on."""
+        if self.saved_step == self.progress.step:
+            return
+        self.phase = "save"
+        progress, config = self.progress, self.config
+        began = time.perf_counter()
+        facts = {
+            "step": progress.step,
+            "optimizer_step": optimizer_step(self.engine),
+            "consumed": progress.consumed,
+            "world_size": self.world.size,
+            "zero_stage": self.engine.zero_optimization_stage(),
+            "precision": config.precision,
+            "config_hash": config.hash,
+            "parent": self.parent,
+            "data": {
+                "fingerprint": self.prepared.train.fingerprint,
+                "order": progress.order.to_json(),
+                "ledger": progress.ledger.to_json(),
+            },
+        }
+        slices = slices_to_save(self.engine, self.world.rank, self.world.size)
+        try:
+            path = commit.save(self.run.checkpoints, self.attempt, self.world, slices, facts)
+        except WorkFailed as failure:
+            if required:
+                raise
+            self.console.say(f"{failure}; training goes on, the newest checkpoint is {self.parent or 'none yet'}")
+            return
+        self.saved_step, self.parent = progress.step, path.name
+        if self.world.is_main:
+            commit.prune(self.run.checkpoints, config.checkpoint.keep_last)
+        self.console.say(f"checkpoint {path.name} published in {time.perf_counter() - began:.1f} s")
+
+    # -- the end -----------------------------------------------------------------------------------------------
+
+    def world_signal(self) -> str:
+        """The signal that was received, here or on another rank."""
+        return next((s for s in self.world.gather(self.stop.signal) if s), "a signal")
+
+    def verdict(self, cause: Cause, message: str, resumable: bool) -> None:
+        """Writes verdict.json, unless a rank that failed earlier has."""
+        who = self.world.rank if cause not in ("finished", "signal", "usage") else None
+        host = None if who is None else self.world.host
+        attempt = self.run.attempt(self.attempt)
+        Verdict(cause, who, host, self.phase, self.progress.step, resumable, message).write(attempt)
+
+    def close(self) -> None:
+        self.batches = None
+        self.world.close()
+
+
+def _progress_from(manifest: CheckpointManifest) -> Progress:
+    data = manifest.data
+    return Progress(manifest.step, manifest.consumed, Order(**data["order"]), Ledger.from_json(data["ledger"]))
