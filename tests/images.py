@@ -1,4 +1,4 @@
-"""Real image files for the tests, made in milliseconds: photo-like JPEGs in class folders, and hostile files."""
+"""Real image files for the tests, made in milliseconds: photo-like JPEGs in class folders, hostile files."""
 
 import struct
 import zlib

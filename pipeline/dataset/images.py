@@ -43,11 +43,7 @@ def read_header(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageHeader:
     """
     if not data:
         raise ImageError("empty file")
-    header = _jpeg_header(data) if data[:2] == b"\xff\xd8" else _pillow_header(data)
-    if header.width * header.height > max_pixels:
-        size = f"{header.width} x {header.height} pixels"
-        raise ImageError(f"too large: {size}, the limit is {max_pixels:,} in all")
-    return header
+    return _jpeg_header(data, max_pixels) if data[:2] == b"\xff\xd8" else _pillow_header(data, max_pixels)
 
 
 def decode(data: bytes, header: ImageHeader, min_width: int = 0, min_height: int = 0) -> np.ndarray:
@@ -60,7 +56,7 @@ def decode(data: bytes, header: ImageHeader, min_width: int = 0, min_height: int
         ImageError: truncated or corrupt.
     """
     if not header.turbo:
-        return _pillow_decode(data)
+        return _pillow_decode(data, header.orientation)
     if header.orientation >= 5:  # stored on its side
         min_width, min_height = min_height, min_width
     try:
@@ -70,41 +66,55 @@ def decode(data: bytes, header: ImageHeader, min_width: int = 0, min_height: int
     return _upright(pixels, header.orientation)
 
 
-def _jpeg_header(data: bytes) -> ImageHeader:
+def _jpeg_header(data: bytes, max_pixels: int) -> ImageHeader:
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError as error:
         raise ImageError(f"not a readable JPEG: {_first_line(error)}") from None
+    _check_size(width, height, max_pixels)
     # The APP1 segment comes first in every file that has one; Pillow parses it only where it is there.
     orientation = 1
     if b"Exif\0\0" in data[:65536]:
-        orientation = _pillow_header(data).orientation
+        orientation = _pillow_header(data, max_pixels).orientation
     if orientation >= 5:
         width, height = height, width
     turbo = colorspace not in ("CMYK", "YCCK")
     return ImageHeader("JPEG", width, height, orientation, turbo)
 
 
-def _pillow_header(data: bytes) -> ImageHeader:
+def _pillow_header(data: bytes, max_pixels: int) -> ImageHeader:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
-            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-            if not isinstance(orientation, int) or not 1 <= orientation <= 8:
-                orientation = 1
+            _check_size(width, height, max_pixels)
+            orientation = _orientation(image, data)
             if orientation >= 5:
                 width, height = height, width
             return ImageHeader(image.format or "", width, height, orientation, turbo=False)
+    except ImageError:
+        raise
     except Exception as error:  # Pillow's parsers raise nearly anything on hostile bytes
         raise ImageError(f"not an image: {_first_line(error)}") from None
 
 
-def _pillow_decode(data: bytes) -> np.ndarray:
+def _orientation(image: Image.Image, data: bytes) -> int:
+    # Asked for the EXIF of a PNG, Pillow decodes all of it, as the chunk may come last: only where there is one.
+    if image.format == "PNG" and b"eXIf" not in data and b"Raw profile type exif" not in data:
+        return 1
+    orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ImageError(f"too large: {width} x {height} pixels, the limit is {max_pixels:,} in all")
+
+
+def _pillow_decode(data: bytes, orientation: int) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.load()
-            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-            return _upright(np.asarray(_to_rgb(image)), orientation if isinstance(orientation, int) else 1)
+            return _upright(np.asarray(_to_rgb(image)), orientation)
     except Exception as error:
         raise ImageError(f"corrupt or truncated: {_first_line(error)}") from None
 

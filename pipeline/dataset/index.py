@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.files import atomic_file
@@ -80,7 +81,7 @@ class ShardIndex:
     def find(self, key: str) -> int | None:
         """Position of `key` in this shard, or None."""
         for number in range(self._reader.num_record_batches):
-            found = pa.compute.index(self._batch(number)["key"], key).as_py()
+            found = pc.index(self._batch(number)["key"], key).as_py()
             if found >= 0:
                 return number * ROWS_PER_BATCH + found
         return None
