@@ -101,7 +101,10 @@ def _orientation(image: Image.Image, data: bytes) -> int:
     # Asked for the EXIF of a PNG, Pillow decodes all of it, as the chunk may come last: only where there is one.
     if image.format == "PNG" and b"eXIf" not in data and b"Raw profile type exif" not in data:
         return 1
-    orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # damaged EXIF does not make the picture unusable
+        return 1
     return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
