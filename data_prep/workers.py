@@ -1,0 +1,154 @@
+"""Worker processes, one task each at a time, that never outlive their parent.
+
+The standard pool of processes hides which task a dead worker had and leaves its children behind when the parent is
+killed. What is needed here is little: start, hand out, collect, notice a death.
+"""
+
+import ctypes
+import os
+import signal
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from time import monotonic
+from typing import Any, TypeVar
+
+from pipeline.dataset.errors import WorkFailed
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Advance = Callable[[int], None]
+
+_PR_SET_PDEATHSIG = 1
+_REPORT_EVERY_S = 0.2
+
+
+class Workers:
+    """At most `count` processes, started when they are first needed; a context, at whose end they have ended too."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._processes: dict[Connection, BaseProcess] = {}
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes.values():
+            process.kill()  # whatever it writes is under a temporary name
+        for process in self._processes.values():
+            process.join()
+
+    def run(
+        self, function: Callable[[Task, Advance], Result], tasks: Sequence[Task], advance: Advance
+    ) -> Iterator[tuple[Task, Result]]:
+        """Runs `function(task, advance)` for every task and yields (task, result) as they come in, in any order.
+
+        `advance` is called here with what the workers' own `advance` were told.
+
+        Raises:
+            OSError: raised by the function, with its errno and file name.
+            WorkFailed: a worker died, for example for want of memory.
+        """
+        waiting = list(reversed(tasks))
+        while len(self._processes) < min(self._count, len(tasks)):
+            self._start()
+        busy: dict[Connection, Task] = {}
+        for connection in list(self._processes)[: len(tasks)]:
+            busy[connection] = waiting.pop()
+            connection.send((function, busy[connection]))
+        while busy:
+            for connection in wait(list(busy)):
+                assert isinstance(connection, Connection)
+                kind, value = _receive(connection, self._processes[connection])
+                if kind == "advance":
+                    advance(value)
+                    continue
+                done = busy.pop(connection)
+                if waiting:
+                    busy[connection] = waiting.pop()
+                    connection.send((function, busy[connection]))
+                yield done, value
+
+    def _start(self) -> None:
+        # Spawned, not forked: Arrow's threads do not survive a fork.
+        context = get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, os.getpid()), daemon=True)
+        with _interrupts_blocked():  # inherited: Ctrl-C reaches the whole group, and is the parent's to answer
+            process.start()
+        theirs.close()
+        self._processes[ours] = process
+
+
+def _receive(connection: Connection, process: BaseProcess) -> tuple[str, Any]:
+    try:
+        kind, value = connection.recv()
+    except (EOFError, ConnectionError):
+        process.join()
+        code = process.exitcode or 0
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        hint = "if memory is short, use fewer --workers"
+        raise WorkFailed(f"a worker process {how}; run the same command again to continue; {hint}") from None
+    if kind == "os error":
+        raise OSError(*value)
+    if kind == "error":
+        raise RuntimeError(f"in a worker process:\n{value}")
+    return kind, value
+
+
+def _serve(connection: Connection, parent: int) -> None:
+    """A worker's life."""
+    die_with(parent)
+    warnings.simplefilter("ignore")  # Pillow's opinions on EXIF
+    unreported, last = 0, monotonic()
+
+    def advance(count: int) -> None:
+        nonlocal unreported, last
+        unreported += count
+        if monotonic() - last > _REPORT_EVERY_S:
+            connection.send(("advance", unreported))
+            unreported, last = 0, monotonic()
+
+    while True:
+        try:
+            function, task = connection.recv()
+        except EOFError:
+            return
+        try:
+            result = function(task, advance)
+        except OSError as error:
+            connection.send(("os error", (error.errno, error.strerror or str(error), error.filename)))
+            continue
+        except Exception:
+            connection.send(("error", traceback.format_exc()))
+            continue
+        connection.send(("advance", unreported))
+        unreported = 0
+        connection.send(("done", result))
+
+
+def die_with(parent: int) -> None:
+    """Has the kernel kill this process when `parent` ends, however it ends. Linux only.
+
+    The parent may have ended before the kernel was asked; then we have another parent, and end too.
+    """
+    try:
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    except (OSError, AttributeError):
+        return
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
