@@ -1,6 +1,7 @@
 """The order: exactly once per epoch, elastic, invertible, well mixed, and without memory."""
 
 import tracemalloc
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -184,7 +185,7 @@ def test_within_a_lane_each_window_holds_exactly_the_samples_of_its_chunks(shape
         shift = lane * order.window // order.lanes
         edges = sorted({0, per_lane, *range(order.window - shift, per_lane, order.window)})
         edges_seen.add(tuple(edges))
-        for start, stop in zip(edges, edges[1:], strict=False):
+        for start, stop in pairwise(edges):
             window = mine[start * order.chunk : stop * order.chunk]
             chunks = np.unique(window // order.chunk)
             assert len(chunks) == stop - start
