@@ -16,7 +16,7 @@ from pipeline.dataset.keys import key_hash
 from pipeline.dataset.manifest import Manifest
 
 TAR_BLOCK = 512
-MAX_OPEN_SHARDS = 128
+MAX_OPEN_SHARDS = 256  # two file descriptors each, of the usual 1,024
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class DatasetReader:
     def __init__(self, dataset: Path, manifest: Manifest) -> None:
         self.manifest = manifest
         self._shards = dataset / "shards"
-        self._indexes: dict[int, ShardIndex] = {}
+        self._indexes: OrderedDict[int, ShardIndex] = OrderedDict()
         self._files: OrderedDict[int, int] = OrderedDict()
 
     def read(self, sample_id: int) -> Sample | Hole:
@@ -75,9 +75,14 @@ class DatasetReader:
 
     def index(self, number: int) -> ShardIndex:
         """The index of a shard, opened on first use."""
-        if number not in self._indexes:
-            self._indexes[number] = ShardIndex(self._shards / self.manifest.shards[number].index_name)
-        return self._indexes[number]
+        if number in self._indexes:
+            self._indexes.move_to_end(number)
+            return self._indexes[number]
+        index = ShardIndex(self._shards / self.manifest.shards[number].index_name)
+        self._indexes[number] = index
+        if len(self._indexes) > MAX_OPEN_SHARDS:
+            self._indexes.popitem(last=False)
+        return index
 
     def _file(self, number: int) -> int:
         if number in self._files:
