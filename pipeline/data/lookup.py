@@ -20,6 +20,7 @@ def keys_of_step(
     """
     order = Order.fit(_samples(dataset, manifest), batch_size, seed)
     consumed = (step - 1) * batch_size
+    _countable(f"--step {step}", consumed + batch_size)
     slots = np.arange(batch_size, dtype=np.int64)
     if rank is not None:
         slots = slots[slot_owners(batch_size, world_size, order.lanes) == rank]
@@ -37,6 +38,7 @@ def place_of_key(
         UsageError: the dataset has no such key.
     """
     order = Order.fit(_samples(dataset, manifest), batch_size, seed)
+    _countable(f"--epoch {epoch}", (epoch + 1) * manifest.samples)
     consumed = int(order.positions(epoch, np.array([_find(dataset, manifest, key)]))[0])
     step, slot = divmod(consumed, batch_size)
     rank = int(slot_owners(batch_size, world_size, order.lanes)[slot])
@@ -56,3 +58,8 @@ def _samples(dataset: Path, manifest: Manifest) -> int:
     if manifest.samples == 0:
         raise UsageError(f"{dataset}: holds no samples")
     return manifest.samples
+
+
+def _countable(option: str, consumed: int) -> None:
+    if consumed >= 1 << 63:
+        raise UsageError(f"{option}: no run reads that many samples")
