@@ -1,0 +1,105 @@
+"""`vitstream order`, as a user calls it: what a step reads, and when a key is read."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.config import Augment
+from pipeline.data.ledger import batch_digest
+from pipeline.data.loader import Feed, TrainBatches
+from pipeline.data.lookup import keys_of_step, place_of_key
+from pipeline.data.order import Order
+from pipeline.data.read import DatasetReader
+from pipeline.dataset.keys import key_sum
+from pipeline.dataset.manifest import read_manifest
+from tests.commands import assert_refused, vitstream
+from tests.datasets import make_dataset
+
+SAMPLES, BATCH, SEED = 90, 20, 3
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "train"
+    make_dataset(path, SAMPLES, shards=4, size=(16, 16))
+    return path
+
+
+def order(dataset: Path, *arguments: object) -> dict:
+    done = vitstream("order", dataset, "--batch-size", BATCH, "--seed", SEED, *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_ranks_together_read_the_global_batch(dataset: Path) -> None:
+    whole = order(dataset, "--step", 5)  # crosses into epoch 1
+    assert whole["step"] == 5 and whole["epoch"] == 0 and len(whole["keys"]) == BATCH
+    parts = [order(dataset, "--step", 5, "--world-size", 3, "--rank", rank)["keys"] for rank in range(3)]
+    assert [key for part in parts for key in part] == whole["keys"]
+    assert sorted(len(part) for part in parts) == [6, 7, 7]
+    printed = vitstream("order", dataset, "--batch-size", BATCH, "--seed", SEED, "--step", 5)
+    assert printed.stdout.split() == whole["keys"]
+
+
+def test_a_key_is_found_where_its_step_has_it(dataset: Path) -> None:
+    step = order(dataset, "--step", 7, "--world-size", 3, "--rank", 1)
+    assert step["epoch"] == 1
+    place = order(dataset, "--key", step["keys"][2], "--epoch", 1, "--world-size", 3)
+    assert (place["step"], place["rank"]) == (7, 1)
+    assert order(dataset, "--step", 7)["keys"][place["slot"]] == step["keys"][2]
+
+
+@pytest.mark.fast
+def test_every_key_of_every_epoch_inverts(dataset: Path) -> None:
+    manifest = read_manifest(dataset)
+    seen: dict[int, list[str]] = {0: [], 1: []}
+    for step in range(1, 2 * SAMPLES // BATCH + 1):
+        keys = keys_of_step(dataset, manifest, BATCH, step, 3, None, SEED)["keys"]
+        for slot, key in enumerate(keys):
+            epoch = ((step - 1) * BATCH + slot) // SAMPLES
+            seen[epoch].append(key)
+            place = place_of_key(dataset, manifest, BATCH, key, epoch, 3, SEED)
+            assert (place["step"], place["slot"]) == (step, slot)
+            assert key in keys_of_step(dataset, manifest, BATCH, step, 3, place["rank"], SEED)["keys"]
+    reader = DatasetReader(dataset, manifest)
+    every = sorted(reader.locate(sample)[1].key for sample in range(SAMPLES))
+    assert sorted(seen[0]) == sorted(seen[1]) == every and seen[0] != seen[1]
+
+
+@pytest.mark.fast
+def test_it_is_what_training_reads(dataset: Path) -> None:
+    manifest = read_manifest(dataset)
+    feed = Feed(Order.fit(SAMPLES, BATCH, SEED), BATCH, 1, 0, 64, 0, 2 * SAMPLES)
+    batches = TrainBatches(dataset, manifest, 16, feed, Augment())
+    for step in range(1, feed.steps + 1):
+        keys = keys_of_step(dataset, manifest, BATCH, step, 1, None, SEED)["keys"]
+        assert batch_digest(batches[step - 1].rows.tolist()) == f"{key_sum(keys):016x}"
+        read = [batches.reader.read(int(n)).key for n in feed.order.ids(feed.positions(step - 1, 0))]
+        assert read == keys
+    assert np.array_equal(feed.slots[0], np.arange(BATCH))
+
+
+REFUSED = {
+    "neither step nor key": ((), "either --step or --key"),
+    "both": (("--step", 1, "--key", "0" * 24), "either --step or --key"),
+    "more ranks than samples": (("--step", 1, "--world-size", 21), "--batch-size 20 is smaller than --world-size 21"),
+    "no such rank": (("--step", 1, "--world-size", 4, "--rank", 4), "--rank 4", "0 to 3"),
+    "no such key": (("--key", "no-such-key"), "no-such-key", "no such sample"),
+    "a step beyond all counting": (("--step", 10**30), "--step", "no run"),
+    "an epoch beyond all counting": (("--key", "0" * 24, "--epoch", 10**30), "--epoch", "no run"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_wrong_usage_is_one_line(dataset: Path, case: str) -> None:
+    arguments, *parts = REFUSED[case]
+    assert_refused(vitstream("order", dataset, "--batch-size", BATCH, *arguments), *parts)
+
+
+def test_no_dataset_is_one_line(dataset: Path, tmp_path: Path) -> None:
+    assert_refused(vitstream("order", tmp_path / "none", "--batch-size", 1, "--step", 1), "no such dataset", "shard")
+    assert_refused(vitstream("order", dataset.parent, "--batch-size", 1, "--step", 1), "train", "name one of them")
+    make_dataset(tmp_path / "empty", 0, shards=0)
+    assert_refused(vitstream("order", tmp_path / "empty", "--batch-size", 1, "--step", 1), "holds no samples")
