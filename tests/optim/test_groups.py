@@ -1,0 +1,40 @@
+"""Which parameters decay."""
+
+import pytest
+import torch
+
+from pipeline.config import Optimizer
+from pipeline.models.variants import variant
+from pipeline.models.vit import ViT, ViTConfig
+from pipeline.optim.groups import parameter_groups
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.mark.parametrize("changes", [{}, {"pooling": "gap"}, {"representation_size": 32}])
+def test_kernels_decay_and_nothing_else(changes: dict) -> None:
+    model = ViT(ViTConfig(variant("vit-ti/16", depth=2), 32, classes=5, **changes))
+    decayed, plain = parameter_groups(model, Optimizer(weight_decay=0.3))
+    assert decayed["weight_decay"] == 0.3 and plain["weight_decay"] == 0.0
+
+    named = dict(model.named_parameters())
+    for group in (decayed, plain):
+        assert all(named[name] is parameter for name, parameter in zip(group["names"], group["params"], strict=True))
+    assert sorted(decayed["names"] + plain["names"]) == sorted(named)  # each exactly once
+
+    kernels = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)}
+    assert set(decayed["names"]) == {f"{name}.weight" for name in kernels}
+    assert "pos_embed" in plain["names"] and ("cls_token" in plain["names"]) == ("pooling" not in changes)
+    assert all(name in plain["names"] for name in named if name.endswith("bias") or "norm" in name)
+
+
+def test_torchs_adamw_takes_them() -> None:
+    model = ViT(ViTConfig(variant("vit-ti/16", depth=1), 32, classes=5)).initialise(0)
+    optimizer = torch.optim.AdamW(parameter_groups(model, Optimizer(weight_decay=0.5)), lr=0.1)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()  # no gradient: only the decay moves anything
+    for name, parameter in model.named_parameters():
+        factor = 0.95 if name in optimizer.param_groups[0]["names"] else 1.0
+        torch.testing.assert_close(parameter, before[name] * factor)
