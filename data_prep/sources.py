@@ -58,6 +58,8 @@ def list_images(sources: Sequence[Path]) -> Listing:
     ignored: Counter[str] = Counter()
     found: dict[str, tuple[int, int]] = {}  # path -> (source, bytes)
     for number, source in enumerate(sources):
+        if source.resolve() in (other.resolve() for other in sources[:number]):
+            raise UsageError(f"{source}: given twice as SOURCE")
         before = len(found)
         for path, size in _walk(source, ignored):
             if path in found:
@@ -82,6 +84,7 @@ def _walk(source: Path, ignored: Counter[str]) -> Iterator[tuple[str, int]]:
     stack: list[tuple[bytes, tuple[tuple[int, int], ...]]] = [(b"", ((status.st_dev, status.st_ino),))]
     while stack:
         folder, ancestors = stack.pop()
+        inner = []
         for entry in _entries(root + b"/" + folder):
             path = folder + entry.name
             if entry.name.startswith(b"."):
@@ -92,7 +95,7 @@ def _walk(source: Path, ignored: Counter[str]) -> Iterator[tuple[str, int]]:
                 if identity in ancestors:
                     ignored["links that lead back"] += 1
                 else:
-                    stack.append((path + b"/", (*ancestors, identity)))
+                    inner.append((path + b"/", (*ancestors, identity)))
             elif not entry.name.lower().endswith(SUFFIXES):
                 ignored["without an image suffix"] += 1
             elif not folder:
@@ -100,6 +103,7 @@ def _walk(source: Path, ignored: Counter[str]) -> Iterator[tuple[str, int]]:
                 raise UsageError(f"{source}/{escape(from_bytes(path))}: an image without a class; {hint}")
             else:
                 yield from_bytes(path), _size(entry)
+        stack += reversed(inner)
 
 
 def _root_status(source: Path) -> os.stat_result:

@@ -10,7 +10,10 @@ EXAMPLE = "Example: vitstream shard photos/ --out data --size 256 --val-fraction
 
 def shard(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="SOURCE", help="Folder with a sub-folder per class.", show_default=False)
+        list[Path],
+        typer.Argument(
+            metavar="SOURCE", help="Folder with a sub-folder per class.", readable=False, show_default=False
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The dataset to make, or to go on with.", show_default=False)],
     size: Annotated[

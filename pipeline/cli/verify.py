@@ -12,7 +12,10 @@ def verify(
     dataset: Annotated[
         Path,
         typer.Argument(
-            metavar="DATASET", help="The dataset, or the folder of its train/ and val/.", show_default=False
+            metavar="DATASET",
+            help="The dataset, or the folder of its train/ and val/.",
+            readable=False,
+            show_default=False,
         ),
     ],
     workers: Annotated[int | None, typer.Option(min=1, help="Processes. Default: one per core.")] = None,
