@@ -21,11 +21,12 @@ from pipeline.models.variants import Variant, variant
 
 PRESETS = Path(__file__).parent / "presets"
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Data(_Section):
@@ -82,13 +83,13 @@ class Checkpoint(_Section):
 
 class Evaluate(_Section):
     every_steps: Positive = 5000
-    crop: Annotated[float, Field(gt=0, le=1)] = 0.875  # side of the centre crop, as a share of the shorter side
+    crop: Share = 0.875  # side of the centre crop, as a share of the shorter side
     batch_size: Positive = 256  # per rank
 
 
 class Augment(_Section):
     crop: Literal["inception", "none"] = "inception"
-    area: tuple[float, float] = (0.05, 1.0)  # of the inception crop, as shares of the image
+    area: tuple[Share, Share] = (0.05, 1.0)  # of the inception crop, as shares of the image
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = True
     randaugment: None = None  # the format's keys for two augmentations that this version does not have
@@ -193,6 +194,8 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
         return Config.model_validate(tree)
     except ValidationError as error:
         raise UsageError(f"{path}: {_explain(error)}") from None
+    except UsageError as error:  # the model's name or numbers
+        raise UsageError(f"{path}: {error}") from None
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
