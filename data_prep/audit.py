@@ -20,7 +20,7 @@ from pipeline.dataset.index import IndexRow, ShardIndex
 from pipeline.dataset.keys import hex64, key_hash, key_sum
 from pipeline.dataset.manifest import LabelKind, Shard
 
-MAX_FINDINGS: Final = 20  # of one shard: the next thousand would say the same
+MAX_FINDINGS: Final = 20  # on single samples of one shard: the next thousand would say the same
 IMAGE_SUFFIXES: Final = ("jpg", "png", "webp")
 
 
@@ -59,8 +59,8 @@ class Audit:
     hashes: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
 
     def add(self, problem: str, key: str = "") -> None:
-        """Notes a finding, or only counts it where there are too many to be read."""
-        if len(self.findings) < MAX_FINDINGS:
+        """Notes a finding; one more on a single sample is only counted where there are too many to be read."""
+        if not key or len(self.findings) < MAX_FINDINGS:
             self.findings.append(Finding(str(self.task.dataset), self.task.shard.name, key, problem))
         else:
             self.more += 1

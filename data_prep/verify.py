@@ -57,7 +57,7 @@ def verify(dataset: Path, workers: int, bar: bool = False) -> Report:
     for task in tasks:  # in their order, not in that of the workers
         findings += audits[task].findings
         if audits[task].more:
-            findings.append(Finding(str(task.dataset), task.shard.name, "", f"and {audits[task].more:,} more"))
+            findings.append(Finding(str(task.dataset), task.shard.name, "", f"and {audits[task].more:,} more samples"))
     findings += _duplicates([audits[task] for task in tasks])
     return Report(tuple(folders), len(tasks), samples, tuple(findings))
 

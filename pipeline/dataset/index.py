@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.compute as pc
 
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.files import atomic_file
@@ -88,7 +89,8 @@ class ShardIndex:
 
     def sizes(self) -> np.ndarray:
         """uint32 [samples]: bytes of each image."""
-        return np.concatenate([self._batch(b)["size"].to_numpy() for b in range(self._reader.num_record_batches)])
+        batches = [self._batch(number)["size"].to_numpy() for number in range(self._reader.num_record_batches)]
+        return np.concatenate([np.empty(0, np.uint32), *batches])
 
     def _batch(self, number: int) -> pa.RecordBatch:
         if number not in self._batches:
