@@ -1,0 +1,49 @@
+"""One rank of an evaluation: `python -m tests.evaluate.classify_rank CONFIG RENDEZVOUS RANK WORLD`; prints JSON."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from pipeline.config import load_config
+from pipeline.data.loader import EvaluationBatches, load
+from pipeline.dataset.manifest import read_manifest
+from pipeline.distributed import World
+from pipeline.evaluate.classify import classify
+from pipeline.launch.environment import RankEnvironment
+from pipeline.models.vit import ViT, ViTConfig
+
+
+def model_of(config_path: Path, classes: int) -> ViT:
+    """A model that prefers classes at random but decidedly."""
+    config = load_config(config_path).model
+    model = ViT(ViTConfig(config.variant, config.image_size, classes)).initialise(3)
+    with torch.no_grad():
+        model.head.weight.normal_(generator=torch.Generator().manual_seed(4))
+    return model
+
+
+def main(config_path: str, rendezvous: str, rank: int, world_size: int) -> None:
+    torch.set_num_threads(1)
+    config = load_config(Path(config_path))
+    manifest = read_manifest(config.data.val)
+    world = World(RankEnvironment(rank, world_size, rank), rendezvous)
+    model = model_of(Path(config_path), len(manifest.classes)).train()
+    batches = EvaluationBatches(
+        config.data.val,
+        manifest,
+        config.model.image_size,
+        config.evaluate.crop,
+        config.evaluate.batch_size,
+        (rank, world_size),
+    )
+    found = classify(model, config, world, manifest, load(batches, config.loader, pin_memory=False))
+    assert model.training  # as it was before
+    print(json.dumps(asdict(found)))
+    world.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

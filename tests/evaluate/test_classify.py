@@ -1,0 +1,119 @@
+"""Accuracy and loss over a dataset: the same on any number of ranks, each sample counted once."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch.nn import functional as F
+
+from pipeline.config import load_config
+from pipeline.data.augment import centre_boxes
+from pipeline.data.decode import crop_resize
+from pipeline.data.loader import EvaluationBatches
+from pipeline.data.read import DatasetReader
+from pipeline.dataset.errors import WorkFailed
+from pipeline.dataset.index import ShardIndex
+from pipeline.dataset.manifest import read_manifest
+from pipeline.distributed import World
+from pipeline.evaluate.classify import classify
+from pipeline.launch.environment import RankEnvironment
+from tests.commands import CHECKOUT
+from tests.datasets import make_dataset
+from tests.evaluate.classify_rank import model_of
+
+SAMPLES, BROKEN = 33, 20
+
+
+@pytest.fixture(scope="module")
+def config_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's YAML, beside a validation set of which one image is corrupt."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    make_dataset(folder / "val", SAMPLES, shards=2, size=(48, 40))
+    row = ShardIndex(folder / "val/shards/shard-000001.arrow").row(BROKEN - 16)
+    with (folder / "val/shards/shard-000001.tar").open("r+b") as tar:
+        tar.seek(row.offset)
+        tar.write(b"\0" * row.size)
+    tree = {
+        "run_dir": str(folder / "run"),
+        "data": {"train": str(folder / "val"), "val": str(folder / "val")},
+        "model": {"name": "vit-ti/16", "image_size": 32, "depth": 2},
+        "batch_size": 8,
+        "epochs": 1,
+        "precision": "fp32",
+        "evaluate": {"batch_size": 4},
+        "loader": {"workers": 1},
+    }
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def classify_on(config_path: Path, folder: Path, world: int) -> list[dict]:
+    """What each rank of an evaluation on `world` processes comes to."""
+    command = [sys.executable, "-m", "tests.evaluate.classify_rank", str(config_path), (folder / "meet").as_uri()]
+    ranks = [
+        subprocess.Popen(
+            [*command, str(rank), str(world)],
+            cwd=CHECKOUT,
+            env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+    results = []
+    for process in ranks:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        results.append(json.loads(out))
+    return results
+
+
+@torch.no_grad()
+def expected(config_path: Path) -> tuple[float, float]:
+    """(accuracy, loss) image by image, in plain torch."""
+    config = load_config(config_path)
+    dataset = config.data.val
+    reader = DatasetReader(dataset, read_manifest(dataset))
+    model = model_of(config_path, classes=5).eval()
+    correct, losses = [], []
+    for sample_id in set(range(SAMPLES)) - {BROKEN}:
+        sample = reader.read(sample_id)
+        size = (sample.row.width, sample.row.height)
+        pixels = crop_resize(sample.data, size, centre_boxes(np.array([size]), 0.875)[0], 32)
+        logits = model(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 127.5 - 1)
+        label = torch.tensor([sample_id % 5])
+        correct.append(float(logits.argmax() == label))
+        losses.append(float(F.cross_entropy(logits, label)))
+    return float(np.mean(correct)), float(np.mean(losses))
+
+
+def test_every_world_size_finds_what_plain_torch_finds(config_path: Path, tmp_path: Path) -> None:
+    accuracy, loss = expected(config_path)
+    assert 0 < accuracy < 1 and loss > 0.5
+    for world in (1, 3):
+        folder = tmp_path / str(world)
+        folder.mkdir()
+        for found in classify_on(config_path, folder, world):
+            assert found["samples"] == SAMPLES - 1 and found["holes"] == 1
+            assert found["accuracy"] == pytest.approx(accuracy)
+            assert found["loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_an_evaluation_that_misses_samples_fails(config_path: Path, tmp_path: Path) -> None:
+    config = load_config(config_path)
+    manifest = read_manifest(config.data.val)
+    batches = EvaluationBatches(config.data.val, manifest, 32, 0.875, 8, (0, 1))
+    world = World(RankEnvironment(0, 1, 0), (tmp_path / "meet").as_uri())
+    try:
+        with pytest.raises(WorkFailed, match="evaluation saw 32 samples of 33"):
+            classify(model_of(config_path, 5), config, world, manifest, (batches[item] for item in range(4)))
+    finally:
+        world.close()
