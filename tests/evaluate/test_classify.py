@@ -107,7 +107,11 @@ def test_every_world_size_finds_what_plain_torch_finds(config_path: Path, tmp_pa
             assert found["loss"] == pytest.approx(loss, rel=1e-5)
 
 
-def test_an_evaluation_that_misses_samples_fails(config_path: Path, tmp_path: Path) -> None:
+def test_an_evaluation_that_misses_samples_fails(
+    config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "0")  # joining sets them: put back what was there
     config = load_config(config_path)
     manifest = read_manifest(config.data.val)
     batches = EvaluationBatches(config.data.val, manifest, 32, 0.875, 8, (0, 1))
