@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.index import ShardIndex
 from pipeline.dataset.manifest import read_manifest
 from pipeline.distributed import World
-from pipeline.evaluate.classify import classify
+from pipeline.evaluate.classify import Classification, classify
 from pipeline.launch.environment import RankEnvironment
 from tests.commands import CHECKOUT
 from tests.datasets import make_dataset
@@ -95,29 +97,32 @@ def expected(config_path: Path) -> tuple[float, float]:
     return float(np.mean(correct)), float(np.mean(losses))
 
 
-def test_every_world_size_finds_what_plain_torch_finds(config_path: Path, tmp_path: Path) -> None:
-    accuracy, loss = expected(config_path)
-    assert 0 < accuracy < 1 and loss > 0.5
-    for world in (1, 3):
-        folder = tmp_path / str(world)
-        folder.mkdir()
-        for found in classify_on(config_path, folder, world):
-            assert found["samples"] == SAMPLES - 1 and found["holes"] == 1
-            assert found["accuracy"] == pytest.approx(accuracy)
-            assert found["loss"] == pytest.approx(loss, rel=1e-5)
-
-
-def test_an_evaluation_that_misses_samples_fails(
-    config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """A world of one, in this process."""
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.setenv(name, "0")  # joining sets them: put back what was there
+    world = World(RankEnvironment(0, 1, 0), (tmp_path / "alone").as_uri())
+    yield world
+    world.close()
+
+
+def classify_alone(config_path: Path, world: World, items: int) -> Classification:
     config = load_config(config_path)
     manifest = read_manifest(config.data.val)
     batches = EvaluationBatches(config.data.val, manifest, 32, 0.875, 8, (0, 1))
-    world = World(RankEnvironment(0, 1, 0), (tmp_path / "meet").as_uri())
-    try:
-        with pytest.raises(WorkFailed, match="evaluation saw 32 samples of 33"):
-            classify(model_of(config_path, 5), config, world, manifest, (batches[item] for item in range(4)))
-    finally:
-        world.close()
+    return classify(model_of(config_path, 5), config, world, manifest, (batches[item] for item in range(items)))
+
+
+def test_one_rank_and_three_find_what_plain_torch_finds(config_path: Path, alone: World, tmp_path: Path) -> None:
+    accuracy, loss = expected(config_path)
+    assert 0 < accuracy < 1 and loss > 0.5
+    for found in (asdict(classify_alone(config_path, alone, 5)), *classify_on(config_path, tmp_path, world=3)):
+        assert found["samples"] == SAMPLES - 1 and found["holes"] == 1
+        assert found["accuracy"] == pytest.approx(accuracy)
+        assert found["loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_an_evaluation_that_misses_samples_fails(config_path: Path, alone: World) -> None:
+    with pytest.raises(WorkFailed, match="evaluation saw 32 samples of 33"):
+        classify_alone(config_path, alone, 4)
