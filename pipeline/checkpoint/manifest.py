@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.dataset.files import canonical_json, write_json
+from pipeline.dataset.files import canonical_json, render_json, write_json
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -58,7 +58,10 @@ def read_checkpoint_manifest(directory: Path) -> CheckpointManifest:
     """Raises Damaged where it is missing, not ours, or not what was written."""
     path = directory / MANIFEST_NAME
     try:
-        body = json.loads(path.read_bytes())
+        written = path.read_bytes()
+        body = json.loads(written)
+        if written != render_json(body):
+            raise Damaged(f"{path}: not byte for byte what was written")
         stated = body.pop("self_sha256")
         if stated != _self_hash(body):
             raise Damaged(f"{path}: its content does not have the hash that it states")

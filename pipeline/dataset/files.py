@@ -37,10 +37,15 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     fsync_directory(path.parent)
 
 
+def render_json(value: Any) -> bytes:
+    """Readable JSON: the same value in the same order gives the same bytes."""
+    return json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n"
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as deterministic JSON (sorted keys are the caller's choice of order), atomically."""
+    """Writes `render_json(value)`, atomically."""
     with atomic_file(path) as file:
-        file.write(json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n")
+        file.write(render_json(value))
 
 
 def canonical_json(value: Any) -> bytes:

@@ -6,6 +6,7 @@ pixel is allocated.
 """
 
 import io
+import warnings
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +15,7 @@ import simplejpeg
 from PIL import Image
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked first, with a reason that can be written down
+warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged EXIF: nothing that the user of a million images can use
 
 MAX_PIXELS: Final = 100_000_000
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF")

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.compute as pc
 
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.files import atomic_file

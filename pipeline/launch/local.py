@@ -86,17 +86,27 @@ def _start(command: list[str], rank: int, processes: int, number: int, attempt: 
 
 
 def _wait(ranks: list[subprocess.Popen]) -> int | None:
-    """Waits for all ranks; kills those that outlive a failed one. Returns the rank that failed first, if any."""
-    failed, deadline = None, None
+    """Waits for all ranks; kills those that outlive a failed one. Returns the rank that failed, if any did.
+
+    A rank that was killed takes the others down through their collectives, so it is named before them.
+    """
+
+    def failures() -> list[int]:
+        ended_badly = [i for i, process in enumerate(ranks) if process.poll() not in (None, 0, 3)]
+        return sorted(ended_badly, key=lambda i: ranks[i].returncode >= 0)
+
     while any(process.poll() is None for process in ranks):
-        if failed is None:
-            failed = next((i for i, p in enumerate(ranks) if p.returncode not in (None, 0, 3)), None)
+        if failures():
             deadline = time.monotonic() + _GRACE_S
-        elif time.monotonic() > deadline:
+            while time.monotonic() < deadline and any(process.poll() is None for process in ranks):
+                time.sleep(0.05)
+            failed = failures()[0]
             for process in ranks:
                 process.kill()
+                process.wait()
+            return failed
         time.sleep(0.05)
-    return failed if failed is not None else next((i for i, p in enumerate(ranks) if p.returncode not in (0, 3)), None)
+    return next(iter(failures()), None)
 
 
 def _write_verdict(attempt: Path, rank: int, returncode: int) -> None:
@@ -106,7 +116,7 @@ def _write_verdict(attempt: Path, rank: int, returncode: int) -> None:
         name = signal.Signals(-returncode).name
         message = f"rank {rank} on {host} was killed by {name}"
         message += " (the kernel does that when memory runs out: see dmesg)" if name == "SIGKILL" else ""
-        Verdict("killed", rank, host, "step", None, True, message).write(attempt)
+        Verdict("killed", rank, host, "step", None, True, message).write(attempt, overrule=True)
     else:
         message = f"rank {rank} on {host} ended with exit code {returncode}; see {attempt}"
         Verdict("exception", rank, host, "step", None, True, message).write(attempt)

@@ -1,6 +1,8 @@
 """verdict.json: why an attempt ended. Exit codes do not survive srun; this file does. Torch-free.
 
-Written by the rank that knows, else by its launcher, else by the next attempt; the first to write is right.
+Written by the rank that knows, else by its launcher, else by the next attempt; the first to write is right. One
+exception: a rank that was killed cannot speak, and the others, whose collectives then break, speak of a symptom; the
+launcher, who saw the kill, overrules them.
 """
 
 import json
@@ -26,9 +28,11 @@ class Verdict:
     resumable: bool
     message: str = ""
 
-    def write(self, attempt: Path) -> bool:
-        """Writes attempts/NNN/verdict.json unless one is there. Returns whether it did."""
+    def write(self, attempt: Path, overrule: bool = False) -> bool:
+        """Writes attempts/NNN/verdict.json, unless one is there that it does not overrule. Returns whether it did."""
         path = attempt / "verdict.json"
+        if overrule:
+            path.unlink(missing_ok=True)
         mine = attempt / f".verdict-{os.getpid()}.json"
         write_json(mine, asdict(self))
         try:

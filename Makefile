@@ -1,0 +1,34 @@
+# Two commands for a user, `make demo` and `make test`; each makes its own virtual environment first.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test fast lint clean
+
+demo: $(INSTALLED)  ## the whole way of a sample, on real images, in minutes
+	@$(VENV)/bin/python demo/run.py
+
+test: $(INSTALLED) lint  ## everything
+	$(VENV)/bin/python -m pytest
+
+fast: $(INSTALLED)  ## the inner loop: no process groups, no subprocesses
+	$(VENV)/bin/python -m pytest -m fast
+
+lint: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "vitstream needs Python 3.11 or later; $(PYTHON) is older. Name another: make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Setting up $(VENV): about 1.8 GB, a few minutes, once."
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { \
+	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null || { echo "python venv is missing: install python3-venv"; exit 1; }; \
+	  apt-get update -qq && apt-get install -y -qq python3-venv && $(PYTHON) -m venv $(VENV); }
+	@$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	@$(VENV)/bin/python -m pip install --quiet -e '.[demo,test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) demo-output .pytest_cache .ruff_cache .hypothesis build dist

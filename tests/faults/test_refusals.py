@@ -1,0 +1,162 @@
+"""Damaged checkpoints, two runs on one folder, ranks without our launcher, unreadable samples."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.run.metrics import read_lines
+from tests.datasets import make_dataset
+from tests.faults.test_kill_resume import until_step
+from tests.runs import one_line, start, steps_of, train, verdict_of, vitstream, write_run
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """A finished run with three checkpoints, to be copied and damaged."""
+    run = write_run(tmp_path_factory.mktemp("finished") / "run.yaml", *data)
+    train(run, 2)
+    return run
+
+
+@pytest.fixture
+def copy(finished, data, tmp_path):
+    shutil.copytree(finished.with_suffix(""), tmp_path / "run")
+    return write_run(tmp_path / "run.yaml", *data)
+
+
+def checkpoints(run):
+    return sorted((run.with_suffix("") / "checkpoints").iterdir())
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGES = {
+    "flipped bit": flip_a_bit,
+    "truncated": lambda path: os.truncate(path, path.stat().st_size - 1),
+    "deleted": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("file", ["rank-00001.safetensors", "manifest.json"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(copy, undisturbed, damage, file):
+    newest, before = checkpoints(copy)[-1], checkpoints(copy)[-2]
+    DAMAGES[damage](newest / file)
+    done = train(copy, 2)
+    assert f"{newest.name} is damaged" in done.stdout and str(newest / file) in done.stdout
+    assert f"from {before.name}, which verifies" in done.stdout
+    names = [path.name for path in checkpoints(copy)]
+    assert f"{newest.name}.damaged-001" in names and newest.name in names
+    assert [s["loss"] for s in steps_of(copy).values()] == [s["loss"] for s in undisturbed.values()]
+
+
+def test_no_good_checkpoint_means_no_silent_start_from_scratch(copy):
+    for path in checkpoints(copy):
+        flip_a_bit(path / "rank-00000.safetensors")
+    for _ in range(2):  # the second time they have been set aside already
+        one_line(vitstream("train", copy), "none verifies", "--from-scratch")
+    done = train(copy, 1, "--from-scratch", "--set", "epochs=1")
+    assert "from step 0" in done.stdout
+
+
+def test_a_damaged_checkpoint_of_a_finished_run_is_noticed(copy):
+    flip_a_bit(checkpoints(copy)[-1] / "rank-00000.safetensors")
+    assert "is damaged" in train(copy, 2).stdout
+
+
+def test_two_runs_on_one_folder(data, tmp_path):
+    run = write_run(tmp_path / "run.yaml", *data)
+    first = start("train", run)
+    assert until_step(first, run, 2)
+    one_line(vitstream("train", run), "in use by process", str(first.pid))
+    assert first.poll() is None
+    first.communicate(timeout=60)
+    assert first.returncode == 0
+
+
+def test_torchrun_starts_the_ranks_too(data, undisturbed, tmp_path):
+    run = write_run(tmp_path / "run.yaml", *data)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, "-m", "pipeline.cli", "train", str(run)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    digests = [line["batch_digest"] for line in steps_of(run).values()]
+    assert digests == [line["batch_digest"] for line in undisturbed.values()]
+    assert verdict_of(run, 0)["cause"] == "finished"
+
+
+def test_unreadable_samples_are_holes_and_move_nothing(data, undisturbed, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(data[0], damaged)
+    from pipeline.dataset.index import ShardIndex
+
+    row = ShardIndex(damaged / "shards" / "shard-000001.arrow").row(7)
+    with (damaged / "shards" / "shard-000001.tar").open("rb+") as file:
+        file.seek(row.offset)
+        file.write(b"not an image")
+    run = write_run(tmp_path / "run.yaml", damaged, data[1])
+    done = train(run, 2)
+    holes = list(read_lines(run.with_suffix("") / "holes.jsonl"))
+    assert [(h["key"], h["epoch"], h["shard"], h["offset"]) for h in holes] == [
+        (row.key, epoch, "shard-000001.tar", row.offset) for epoch in range(3)
+    ]
+    assert all(h["cause"] for h in holes) and done.stdout.count("hole: sample") == 3
+    differ = [s for s, line in steps_of(run).items() if line["batch_digest"] != undisturbed[s]["batch_digest"]]
+    assert differ == [h["step"] for h in holes]
+    certificates = list(read_lines(run.with_suffix("") / "digest.jsonl"))
+    assert [(c["samples"], c["holes"], c["exactly_once"]) for c in certificates] == [(351, 1, True)] * 3
+
+
+def test_too_many_holes_stop_the_run_and_name_the_file(data, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(data[0], damaged)
+    (damaged / "shards" / "shard-000001.tar").unlink()
+    run = write_run(tmp_path / "run.yaml", damaged, data[1])
+    done = vitstream("train", run, "--nproc", 2)
+    assert done.returncode == 1
+    assert "max_hole_rate" in done.stderr and "holes.jsonl" in done.stderr
+    assert verdict_of(run, 0)["cause"] == "data"
+
+
+def test_a_dataset_that_changed_is_refused(copy, tmp_path):
+    make_dataset(tmp_path / "other", 352, seed=5)
+    one_line(vitstream("train", copy, "--set", f"data.train={tmp_path / 'other'}"), "fingerprint", "data.train")
+
+
+def test_a_torn_metrics_line_is_cut(copy):
+    metrics = copy.with_suffix("") / "metrics.jsonl"
+    shutil.rmtree(checkpoints(copy)[-1])
+    with metrics.open("a") as file:
+        file.write('{"step": 34, "lo')
+    train(copy, 2)
+    assert all(json.loads(line) for line in metrics.read_text().splitlines())
+
+
+def test_evaluation_counts_each_sample_once_on_any_number_of_ranks(data, tmp_path):
+    accuracy = {}
+    for nproc in (1, 2, 3):
+        run = write_run(tmp_path / f"run{nproc}.yaml", *data, steps=2, epochs=None)
+        train(run, nproc)
+        (line,) = [x for x in read_lines(run.with_suffix("") / "metrics.jsonl") if "eval" in x]
+        assert line["samples"] == 101
+        accuracy[nproc] = line["accuracy"]
+    assert len(set(accuracy.values())) == 1
+
+
+def test_rank_0_alone_speaks_and_logs_are_kept(data, tmp_path):
+    run = write_run(tmp_path / "run.yaml", *data, steps=2, epochs=None)
+    done = train(run, 2)
+    attempt = run.with_suffix("") / "attempts" / "000"
+    assert len(re.findall("checkpoint step-00000002 published", done.stdout)) == 1
+    assert (attempt / "rank-1.log").read_text() == ""
+    assert "published" in (attempt / "rank-0.log").read_text()
+    assert done.stderr == ""

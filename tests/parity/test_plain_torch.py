@@ -1,0 +1,120 @@
+"""ZeRO 0, 1 and 2 on 2 processes against plain torch on one: accumulation, clipping, two parameter groups."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from pipeline.config import load_config
+from pipeline.data.loader import Feed, TrainBatches
+from pipeline.data.order import Order
+from pipeline.dataset.manifest import read_manifest
+from tests.datasets import make_dataset
+from tests.parity.worker import starting_point
+from tests.runs import write_run
+
+PEAK, WARMUP, STEPS, CLIP, DECAY = 1e-3, 3, 10, 0.5, 0.1
+
+
+def run_yaml(folder, data, zero="zero1", batch_size=30):
+    return write_run(
+        folder / "run.yaml",
+        data,
+        zero=zero,
+        batch_size=batch_size,
+        micro_batch_size=6,
+        epochs=None,
+        steps=STEPS,
+        optimizer={"lr": PEAK, "weight_decay": DECAY},
+        schedule={"name": "linear", "warmup_steps": WARMUP},
+        regularization={"clip_norm": CLIP},
+        loader={"workers": 0},
+    )
+
+
+def plain_torch(config):
+    """Ten steps as anyone would write them: the whole batch at once, torch's own clipping and AdamW."""
+    manifest = read_manifest(config.data.train)
+    order = Order.fit(manifest.samples, config.batch_size, config.seed)
+    feed = Feed(order, config.batch_size, 1, 0, config.batch_size, 0, config.batch_size * STEPS)
+    batches = TrainBatches(config.data.train, manifest, 32, feed, config.augment)
+    model = starting_point(config, len(manifest.classes))
+    plain = [
+        p for n, p in model.named_parameters() if n.endswith("bias") or "norm" in n or n in ("cls_token", "pos_embed")
+    ]
+    kernels = [p for p in model.parameters() if not any(p is q for q in plain)]
+    assert plain and kernels
+    optimizer = torch.optim.AdamW([{"params": kernels, "weight_decay": DECAY}, {"params": plain, "weight_decay": 0.0}])
+    losses, norms = [], []
+    for step in range(1, STEPS + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = PEAK * step / WARMUP if step <= WARMUP else PEAK * (STEPS - step) / (STEPS - WARMUP)
+        batch = batches[step - 1]
+        images = batch.images.permute(0, 3, 1, 2).float() / 127.5 - 1
+        loss = F.cross_entropy(model(images), batch.labels)
+        optimizer.zero_grad()
+        loss.backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)))
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses, norms, model.state_dict()
+
+
+def our_engine(run, out, world_size):
+    ranks = []
+    for rank in range(world_size):
+        env = {
+            **os.environ,
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(world_size),
+            "RENDEZVOUS": (out / "rendezvous").as_uri(),
+            "GLOO_SOCKET_IFNAME": "lo",
+        }
+        ranks.append(subprocess.Popen([sys.executable, "-m", "tests.parity.worker", str(run), str(out)], env=env))
+    assert [rank.wait(timeout=300) for rank in ranks] == [0] * world_size
+    result = json.loads((out / "losses.json").read_text())
+    return result, load_file(out / "weights.safetensors")
+
+
+def comparable(name, ours, theirs):
+    """Parts of a parameter to compare, each by its own norm. The bias of the keys is none: adding the same to all of a
+    query's scores changes no softmax, so its gradient is zero in exact arithmetic, and Adam scales up rounding noise.
+    """
+    if not name.endswith("qkv.bias"):
+        return {name: (ours, theirs)}
+    q, _, v = zip(ours.chunk(3), theirs.chunk(3), strict=True)
+    return {f"{name}, queries": q, f"{name}, values": v}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("parity") / "data"
+    make_dataset(path, 352)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("zero", "batch_size", "world_size"),
+    [("zero0", 30, 2), ("zero1", 30, 2), ("zero2", 30, 2), ("zero1", 31, 2), ("zero2", 29, 3)],
+)
+def test_ten_steps_equal_plain_torch(data, tmp_path, zero, batch_size, world_size):
+    run = run_yaml(tmp_path, data, zero, batch_size)
+    losses, norms, weights = plain_torch(load_config(run))
+    result, ours = our_engine(run, tmp_path, world_size)
+    assert result["stage"] == int(zero[-1])
+    assert result["accumulation"] > 1
+    assert min(norms) < max(norms) and max(norms) > CLIP, "clipping was not exercised"
+    assert result["losses"] == pytest.approx(losses, rel=1e-5)
+    assert result["norms"] == pytest.approx(norms, rel=1e-4)
+    assert ours.keys() == weights.keys()
+    initial = starting_point(load_config(run), 5).state_dict()
+    for name, theirs in weights.items():
+        assert not torch.equal(theirs, initial[name]), f"{name} was not trained"
+        for part, (a, b) in comparable(name, ours[name], theirs).items():
+            assert torch.linalg.vector_norm(a - b) <= 1e-5 * torch.linalg.vector_norm(b), part

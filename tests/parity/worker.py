@@ -1,0 +1,66 @@
+"""One rank of the parity test: ten steps of our engine, then its weights and losses as files.
+
+python -m tests.parity.worker RUN.yaml OUT       with RANK, WORLD_SIZE and RENDEZVOUS set
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from pipeline.config import Config, load_config
+from pipeline.data.loader import Feed, TrainBatches, load
+from pipeline.data.order import Order
+from pipeline.dataset.manifest import read_manifest
+from pipeline.distributed import World
+from pipeline.engine import build_engine, build_model, import_deepspeed
+from pipeline.launch.environment import RankEnvironment
+from pipeline.models.vit import ViT
+from pipeline.optim.schedule import learning_rate
+from pipeline.step import train_step
+
+
+def starting_point(config: Config, classes: int) -> ViT:
+    """A model away from its initialisation, whose zero head gives the first steps gradients of pure rounding noise."""
+    model = build_model(config, classes)
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=random)
+    return model
+
+
+def main(run_yaml: Path, out: Path) -> None:
+    config = load_config(run_yaml)
+    manifest = read_manifest(config.data.train)
+    import_deepspeed()
+    world = World(RankEnvironment.read(), os.environ["RENDEZVOUS"])
+    order = Order.fit(manifest.samples, config.batch_size, config.seed)
+    total = config.total_samples(manifest.samples)
+    feed = Feed(order, config.batch_size, world.size, world.rank, config.micro_batch_size, 0, total)
+    accumulation, micro_batch = feed.slots.shape
+    model = starting_point(config, len(manifest.classes))
+    engine = build_engine(config, model, world.device, micro_batch, accumulation, world.size)
+    batches = load(
+        TrainBatches(config.data.train, manifest, config.model.image_size, feed, config.augment), config.loader, False
+    )
+    losses, norms = [], []
+    for step in range(1, feed.steps + 1):
+        lr = learning_rate(config.schedule, config.optimizer.lr, step, feed.steps)
+        result = train_step(engine, config, world, [next(batches) for _ in range(accumulation)], lr, step)
+        losses.append(float(world.sum_(result.loss_sum.clone())) / feed.count(step - 1))
+        norms.append(float(result.grad_norm))
+    if world.is_main:
+        weights = {name: p.detach().float().contiguous() for name, p in engine.module.state_dict().items()}
+        save_file(weights, out / "weights.safetensors")
+        shape = {"accumulation": accumulation, "micro_batch": micro_batch, "stage": engine.zero_optimization_stage()}
+        (out / "losses.json").write_text(json.dumps({"losses": losses, "norms": norms} | shape))
+    world.close()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,71 @@
+"""Runs as a user starts them: a YAML file, the `vitstream` command in a process of its own, and its files."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from pipeline.run.metrics import read_steps
+
+COMMAND = [sys.executable, "-m", "pipeline.cli"]
+
+
+def write_run(path: Path, train: Path, val: Path | None = None, **overrides) -> Path:
+    """Writes a small run's YAML: 33 steps of a tiny ViT on the 352 samples of `train`, in well under ten seconds."""
+    tree = {
+        "run_dir": str(path.with_suffix("")),
+        "data": {"train": str(train), **({"val": str(val)} if val else {})},
+        "model": {"name": "vit-ti/8", "image_size": 32, "depth": 2, "width": 64, "heads": 2, "mlp_dim": 128},
+        "batch_size": 32,
+        "micro_batch_size": 8,
+        "epochs": 3,
+        "optimizer": {"lr": 1e-3},
+        "schedule": {"warmup_steps": 5},
+        "precision": "fp32",
+        "zero": "zero1",
+        "checkpoint": {"every_steps": 5},
+        "evaluate": {"every_steps": 1000, "crop": 1.0},
+        "loader": {"workers": 1},
+        "log_every": 1,
+    }
+    tree |= overrides
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def start(*arguments: object, **popen) -> subprocess.Popen:
+    """A vitstream command under way; its output is read by `communicate`."""
+    popen = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | popen
+    return subprocess.Popen([*COMMAND, *map(str, arguments)], **popen)
+
+
+def vitstream(*arguments: object, **popen) -> subprocess.CompletedProcess:
+    """A vitstream command, waited for. Check `.returncode` yourself; `.stdout` and `.stderr` are text."""
+    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=300, **popen)
+
+
+def train(run_yaml: Path, nproc: int = 1, *arguments: object) -> subprocess.CompletedProcess:
+    """Trains to the end, which has to be a good one."""
+    done = vitstream("train", run_yaml, "--nproc", nproc, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def steps_of(run_yaml: Path) -> dict[int, dict]:
+    """step -> its line of metrics.jsonl."""
+    return read_steps(run_yaml.with_suffix("") / "metrics.jsonl")
+
+
+def verdict_of(run_yaml: Path, attempt: int) -> dict:
+    return json.loads((run_yaml.with_suffix("") / "attempts" / f"{attempt:03d}" / "verdict.json").read_text())
+
+
+def one_line(done: subprocess.CompletedProcess, *words: str) -> None:
+    """Asserts that a command ended with exit code 2 and one clear line that has all of `words` in it."""
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    assert len(lines) == 1, done.stderr
+    for word in words:
+        assert word in lines[0], (word, lines[0])
