@@ -170,7 +170,7 @@ def _audit_sample(audit: Audit, image: Member, label: Member, row: IndexRow | No
         truth = IndexRow(key, image.offset, len(image.data), labels or (), *size)
         if row != truth:
             names = [name for name in IndexRow.__annotations__ if getattr(row, name) != getattr(truth, name)]
-            differs = ", ".join(f"{name} {getattr(row, name)} for {getattr(truth, name)}" for name in names)
+            differs = ", ".join(f"{name} {getattr(row, name)} instead of {getattr(truth, name)}" for name in names)
             audit.add(f"its index says {differs}", key)
 
 
@@ -204,7 +204,9 @@ def _catalogue_of(image: Member, label: Member, row: IndexRow | None) -> dict[st
 
 
 def _compare(audit: Audit, key: str, said: dict[str, object], truth: dict[str, object]) -> None:
-    differs = [f"{name} {said.get(name)} for {value}" for name, value in truth.items() if said.get(name) != value]
+    differs = [
+        f"{name} {said.get(name)} instead of {value}" for name, value in truth.items() if said.get(name) != value
+    ]
     if differs:
         audit.add(f"{CATALOGUE_NAME} says {', '.join(differs)}", key)
 

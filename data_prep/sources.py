@@ -88,7 +88,7 @@ def _walk(source: Path, ignored: Counter[str]) -> Iterator[tuple[str, int]]:
         for entry in _entries(root + b"/" + folder):
             path = folder + entry.name
             if entry.name.startswith(b"."):
-                ignored["hidden"] += 1
+                ignored["hidden files or folders"] += 1
             elif _is_folder(entry):
                 status = entry.stat()
                 identity = (status.st_dev, status.st_ino)
@@ -97,7 +97,7 @@ def _walk(source: Path, ignored: Counter[str]) -> Iterator[tuple[str, int]]:
                 else:
                     inner.append((path + b"/", (*ancestors, identity)))
             elif not entry.name.lower().endswith(SUFFIXES):
-                ignored["without an image suffix"] += 1
+                ignored["files without an image suffix"] += 1
             elif not folder:
                 hint = f"move it into a class folder, as in {source}/CLASS/{escape(from_bytes(path))}"
                 raise UsageError(f"{source}/{escape(from_bytes(path))}: an image without a class; {hint}")

@@ -15,7 +15,8 @@ def as_text(outcome: Outcome) -> str:
     lines += [
         f"left out: {count:,} images, see {folder / REJECTS_NAME}" for folder, count in outcome.rejects.items() if count
     ]
-    lines += [f"ignored: {count:,} {what}" for what, count in sorted(outcome.ignored.items())]
+    if outcome.ignored:
+        lines.append("ignored: " + ", ".join(f"{what} ({count:,})" for what, count in sorted(outcome.ignored.items())))
     if outcome.was_complete:
         return "\n".join([*lines, "complete already: nothing to do"])
     rate = outcome.encoded / max(outcome.seconds, 1e-9)
@@ -50,7 +51,7 @@ def as_json(outcome: Outcome) -> str:
 def _dataset_line(folder: Path, manifest: Manifest) -> str:
     shards, size = len(manifest.shards), human_bytes(_bytes(manifest))
     classes = f"{len(manifest.classes):,} classes"
-    return f"{folder}: {manifest.samples:,} images, {classes}, {size} in {shards:,} shards"
+    return f"{folder}: {manifest.samples:,} images, {classes}, {size} in {shards:,} shard{'s' * (shards != 1)}"
 
 
 def _bytes(manifest: Manifest) -> int:

@@ -8,10 +8,9 @@ import ctypes
 import os
 import signal
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from time import monotonic
@@ -79,6 +78,7 @@ class Workers:
         context = get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, os.getpid()), daemon=True)
+        resource_tracker.ensure_running()  # its start, which start() would do, unblocks SIGINT
         with _interrupts_blocked():  # inherited: Ctrl-C reaches the whole group, and is the parent's to answer
             process.start()
         theirs.close()
@@ -104,7 +104,6 @@ def _receive(connection: Connection, process: BaseProcess) -> tuple[str, Any]:
 def _serve(connection: Connection, parent: int) -> None:
     """A worker's life."""
     die_with(parent)
-    warnings.simplefilter("ignore")  # Pillow's opinions on EXIF
     unreported, last = 0, monotonic()
 
     def advance(count: int) -> None:

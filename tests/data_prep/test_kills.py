@@ -91,6 +91,10 @@ def test_stopped_by_signal_says_how_to_go_on(photos, undisturbed, tmp_path, numb
     process = begin(photos, out)
     children = wait_for_shards(process, out, 3)
     one_line(vitstream("shard", photos, "--out", out, *OPTIONS), "another vitstream shard is at work")
+    for worker in (child for child in children if "spawn_main" in " ".join(child.cmdline())):
+        worker.send_signal(signal.SIGINT)  # theirs to leave to the parent
+    time.sleep(0.1)
+    assert process.poll() is None and all(child.is_running() for child in children)
     os.killpg(process.pid, number)  # as a terminal does
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 3

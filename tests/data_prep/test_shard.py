@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -336,3 +337,10 @@ def test_as_is_of_all_formats_and_random_seeds_differ_only_in_order(tmp_path):
         sharded(tmp_path / "source", "--out", tmp_path / f"{seed}", "--as-is", "--seed", seed)
     zero, one = (pq.read_table(tmp_path / f"{s}/samples.parquet").to_pylist() for s in (0, 1))
     assert zero != one and sorted(zero, key=lambda r: r["key"]) == sorted(one, key=lambda r: r["key"])
+
+
+def test_the_page_for_users_names_every_option():
+    page = (Path(__file__).parents[2] / "docs/shard.md").read_text()
+    options = re.findall(r"^  (--[a-z-]+)", vitstream("shard", "--help").stdout, re.MULTILINE)
+    assert len(options) > 8
+    assert [option for option in options if option not in page] == []

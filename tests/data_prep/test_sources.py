@@ -50,7 +50,7 @@ def test_what_is_no_image_is_counted(tmp_path):
         touch(tmp_path / name)
     listing = list_images([tmp_path])
     assert [image.path for image in listing.images] == ["a/1.jpg"]
-    assert listing.ignored == {"hidden": 2, "without an image suffix": 3}
+    assert listing.ignored == {"hidden files or folders": 2, "files without an image suffix": 3}
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path):

@@ -144,7 +144,7 @@ def test_an_index_with_another_place_and_size(data):
     row = rows[10]
     rows[10] = IndexRow(row.key, row.offset + 512, row.size, row.labels, row.width + 1, row.height)
     write_index(data / f"shards/{FIRST}.arrow", rows)
-    assert_found(data, FIRST, row.key, f"offset {row.offset + 512} for {row.offset}", f"width {row.width + 1}")
+    assert_found(data, FIRST, row.key, f"offset {row.offset + 512} instead of {row.offset}", f"width {row.width + 1}")
 
 
 @pytest.mark.parametrize(("label", "words"), [(b"2", "its index says labels"), (b"7", "but there are 3 classes")])
@@ -238,7 +238,7 @@ def test_a_catalogue_that_disagrees(data):
     with pq.ParquetWriter(data / "samples.parquet", table.schema) as writer:
         for start in (0, 150):
             writer.write_table(edited.slice(start, 150))
-    assert_found(data, FIRST, table["key"][7].as_py(), f"samples.parquet says size {size[7]} for {size[7] - 1}")
+    assert_found(data, FIRST, table["key"][7].as_py(), f"samples.parquet says size {size[7]} instead of {size[7] - 1}")
     pq.write_table(table.slice(1), data / "samples.parquet")
     assert_found(data, "", "", "samples.parquet has 299 rows")
     (data / "samples.parquet").unlink()

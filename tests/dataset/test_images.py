@@ -13,7 +13,7 @@ from PIL import Image
 from pipeline.dataset.images import ImageError, decode, read_header
 from tests.images import photo, write_giant_png
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.filterwarnings(r"ignore:.*:UserWarning:PIL")]
 
 
 def saved(form: str, size=(96, 64), **options) -> bytes:
