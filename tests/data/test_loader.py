@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.config import Augment, Loader
+from pipeline.data.augment import training_boxes
+from pipeline.data.decode import crop_resize
 from pipeline.data.ledger import HOLES, HOLES_SUM, READ, READ_SUM, Ledger, batch_digest, check
 from pipeline.data.loader import NO_SAMPLE, EvaluationBatches, Feed, MicroBatch, TrainBatches, load
 from pipeline.data.order import Order, slot_owners
@@ -146,6 +148,18 @@ def test_epochs_have_the_same_samples_and_other_crops(dataset: Path) -> None:
     again = {int(sample): n for n, sample in enumerate(ids[SAMPLES:], SAMPLES)}
     same = sum(bool((images[n] == images[again[int(sample)]]).all()) for n, sample in enumerate(ids[:SAMPLES]))
     assert same <= 1
+
+
+def test_images_are_their_keyed_boxes_and_every_other_one_is_mirrored(dataset: Path) -> None:
+    made, _ = ledger_rows(dataset)
+    images = torch.cat([batch.images for batch in made])[:SAMPLES].numpy()
+    reader, ids = DatasetReader(dataset, read_manifest(dataset)), feed_of(SAMPLES, 1, 0).order.ids(np.arange(SAMPLES))
+    sizes = np.tile(np.array([64, 48]), (SAMPLES, 1))
+    boxes, flips = training_boxes(Augment(), 5, np.zeros(SAMPLES, np.int64), ids, sizes)
+    assert 30 < flips.sum() < 76
+    for image, sample, box, flip in zip(images, ids, boxes, flips, strict=True):
+        pixels = crop_resize(reader.read(int(sample)).data, (64, 48), box, SIZE)
+        assert np.array_equal(image, np.fliplr(pixels) if flip else pixels)
 
 
 def test_labels_are_those_of_the_samples_read(dataset: Path) -> None:

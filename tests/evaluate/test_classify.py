@@ -84,7 +84,7 @@ def expected(config_path: Path) -> tuple[float, float]:
     config = load_config(config_path)
     dataset = config.data.val
     reader = DatasetReader(dataset, read_manifest(dataset))
-    model = model_of(config_path, classes=5).eval()
+    model = model_of(config_path, classes=5)
     correct, losses = [], []
     for sample_id in set(range(SAMPLES)) - {BROKEN}:
         sample = reader.read(sample_id)
@@ -111,7 +111,7 @@ def classify_alone(config_path: Path, world: World, items: int) -> Classificatio
     config = load_config(config_path)
     manifest = read_manifest(config.data.val)
     batches = EvaluationBatches(config.data.val, manifest, 32, 0.875, 8, (0, 1))
-    return classify(model_of(config_path, 5), config, world, manifest, (batches[item] for item in range(items)))
+    return classify(model_of(config_path, 5).train(), config, world, manifest, (batches[item] for item in range(items)))
 
 
 def test_one_rank_and_three_find_what_plain_torch_finds(config_path: Path, alone: World, tmp_path: Path) -> None:

@@ -94,6 +94,8 @@ def test_logits_equal_those_of_transformers_from_either_versions_names(version: 
     assert any(name.startswith("vit.encoder.layer.") for name in state) == (version == 4)
     mine.load_state_dict(from_huggingface(state))
     assert_same_logits(mine, other, images)
+    norms = [module for model in (mine, other) for module in model.modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert len(norms) == 2 * (2 * SMALL.depth + 1) and {norm.eps for norm in norms} == {1e-6}
 
 
 @pytest.mark.parametrize("version", [4, 5])
