@@ -4,7 +4,6 @@ The standard pool of processes hides which task a dead worker had and leaves its
 killed. What is needed here is little: start, hand out, collect, notice a death.
 """
 
-import ctypes
 import os
 import signal
 import traceback
@@ -17,12 +16,12 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from pipeline.dataset.errors import WorkFailed
+from pipeline.dataset.processes import die_with
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Advance = Callable[[int], None]
 
-_PR_SET_PDEATHSIG = 1
 _REPORT_EVERY_S = 0.2
 
 
@@ -129,19 +128,6 @@ def _serve(connection: Connection, parent: int) -> None:
         connection.send(("advance", unreported))
         unreported = 0
         connection.send(("done", result))
-
-
-def die_with(parent: int) -> None:
-    """Has the kernel kill this process when `parent` ends, however it ends. Linux only.
-
-    The parent may have ended before the kernel was asked; then we have another parent, and end too.
-    """
-    try:
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    except (OSError, AttributeError):
-        return
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 @contextmanager

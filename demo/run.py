@@ -41,7 +41,7 @@ def main() -> None:
     vitstream(*shard)
     vitstream("verify", OUTPUT / "data")
 
-    explain("3. Train on 2 processes", "a small ViT, DeepSpeed ZeRO stage 2, a checkpoint every 50 steps")
+    explain("3. Train on 2 processes", "a small ViT, DeepSpeed ZeRO stage 2, a checkpoint every 60 steps")
     killed_at = train_and_kill(processes=2)
     terminal.print(f"\n   [bold red]kill -9[/] at step {killed_at}, half-way: launcher and both ranks are gone")
 

@@ -10,10 +10,10 @@ from types import FrameType
 from typing import NoReturn
 
 from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
+from pipeline.dataset.processes import die_with
 from pipeline.launch.environment import RankEnvironment
 from pipeline.launch.local import ATTEMPT, PARENT_PID, RENDEZVOUS, judge_earlier_attempts
 from pipeline.launch.preflight import Prepared, prepare
-from pipeline.run.processes import die_with
 from pipeline.run.verdict import Cause
 
 
@@ -38,10 +38,13 @@ def run_rank(environment: RankEnvironment, run_yaml: Path, overrides: list[str],
     if PARENT_PID in os.environ:
         die_with(int(os.environ[PARENT_PID]))
     stop = StopRequest()
-    prepared = prepare(run_yaml, overrides, environment.world_size)
-    attempt = None
-    if environment.rank == 0:
-        attempt = _begin_attempt(prepared)
+    try:
+        prepared = prepare(run_yaml, overrides, environment.world_size)
+        attempt = _begin_attempt(prepared) if environment.rank == 0 else None
+    except UsageError as error:
+        if environment.rank == 0:
+            raise
+        raise UsageError(f"rank {environment.rank} on {socket.gethostname()}: {error}") from None
 
     from pipeline.train import Trainer  # torch and DeepSpeed: seconds, spent only once all checks have passed
 

@@ -4,10 +4,12 @@ All state that a resume needs is `Progress` and the engine's tensors. Everything
 """
 
 import platform
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -136,15 +138,16 @@ class Trainer:
             self.run.config.write_text(config.to_yaml())
         facts = {"python": platform.python_version(), "hardware": platform.machine(), "device": str(world.device)}
         libraries = ("vitstream", "torch", "deepspeed", "numpy", "simplejpeg", "opencv-python-headless", "pyarrow")
-        self.run.write_environment(facts | {name: version(name) for name in libraries})
+        self.run.write_environment(facts | {name: version(name) for name in libraries} | git_commit())
         start = f"step {self.progress.step:,}" if self.parent is None else f"{self.parent}, which verifies"
         self.console.say(f"attempt {self.attempt}, from {start}: {self.run.path}")
         for line in self.prepared.changed:
             self.console.say(f"changed since the run began: {line}")
         accumulation, micro_batch = self.feed.slots.shape
+        ranks = "rank" if world.size == 1 else "ranks"
         self.console.say(
             f"{config.model.name} at {config.model.image_size} px, {config.precision}, {config.zero}; batch "
-            f"{config.batch_size} = {world.size} ranks x {accumulation} x {micro_batch}; "
+            f"{config.batch_size} over {world.size} {ranks}, {accumulation} x {micro_batch} each; "
             f"{train.samples:,} samples in {len(train.classes)} classes, {self.total_steps:,} steps"
         )
 
@@ -220,15 +223,18 @@ class Trainer:
         return ended
 
     def _flush(self) -> None:
-        line = self.journal.flush()
-        if line is None:
+        """Writes the pending steps and shows the last; rates are means over all of them."""
+        lines = self.journal.flush()
+        if not lines:
             return
-        left = eta((self.total_steps - line["step"]) * line["step_s"])
-        wait = 100 * line["data_wait_s"] / line["step_s"]
+        line, step_s = lines[-1], sum(each["step_s"] for each in lines)
+        rate = sum(each["images_per_s"] * each["step_s"] for each in lines) / step_s
+        wait = sum(each["data_wait_s"] for each in lines) / step_s
+        left = eta((self.total_steps - line["step"]) * step_s / len(lines))
         mfu = f", MFU {line['mfu']:.1%}" if line["mfu"] is not None else ""
         self.console.progress(
             f"step {line['step']:,}/{self.total_steps:,}  epoch {line['epoch']}  loss {line['loss']:.4f}  "
-            f"lr {line['lr']:.2e}  {line['images_per_s']:,.0f} images/s{mfu}  data wait {wait:.0f} %  {left} left"
+            f"lr {line['lr']:.2e}  {rate:,.0f} images/s{mfu}  data wait {wait:.0%}  {left} left"
         )
 
     def _evaluate(self) -> None:
@@ -310,3 +316,13 @@ class Trainer:
 def _progress_from(manifest: CheckpointManifest) -> Progress:
     data = manifest.data
     return Progress(manifest.step, manifest.consumed, Order(**data["order"]), Ledger.from_json(data["ledger"]))
+
+
+def git_commit() -> dict[str, str]:
+    """{"git_commit": ...} where this is a checkout, for env.json; else nothing."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except OSError:
+        return {}
+    return {"git_commit": done.stdout.strip()} if done.returncode == 0 else {}

@@ -1,6 +1,7 @@
 """Runs as a user starts them: a YAML file, the `vitstream` command in a process of its own, and its files."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import yaml
 
 from pipeline.run.metrics import read_steps
 
+CHECKOUT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "pipeline.cli"]
 
 
@@ -41,9 +43,17 @@ def start(*arguments: object, **popen) -> subprocess.Popen:
     return subprocess.Popen([*COMMAND, *map(str, arguments)], **popen)
 
 
-def vitstream(*arguments: object, **popen) -> subprocess.CompletedProcess:
-    """A vitstream command, waited for. Check `.returncode` yourself; `.stdout` and `.stderr` are text."""
-    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=300, **popen)
+def vitstream(*arguments: object, cwd: Path = CHECKOUT, **environment: str) -> subprocess.CompletedProcess:
+    """A vitstream command, waited for, with `environment` added to ours. Check `.returncode` yourself."""
+    ours = {name: value for name, value in os.environ.items() if name not in ("RANK", "SLURM_PROCID")}
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        cwd=cwd,
+        env={"PYTHONPATH": str(CHECKOUT)} | ours | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 def train(run_yaml: Path, nproc: int = 1, *arguments: object) -> subprocess.CompletedProcess:
@@ -66,6 +76,7 @@ def one_line(done: subprocess.CompletedProcess, *words: str) -> None:
     """Asserts that a command ended with exit code 2 and one clear line that has all of `words` in it."""
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
-    assert len(lines) == 1, done.stderr
+    assert done.stdout == ""
+    assert len(lines) == 1 and lines[0].startswith("vitstream: "), done.stderr
     for word in words:
         assert word in lines[0], (word, lines[0])

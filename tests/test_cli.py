@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from pipeline.cli import app
-from tests.commands import CHECKOUT, assert_refused, vitstream
 from tests.datasets import make_dataset
+from tests.runs import CHECKOUT, one_line, vitstream
 
 VERBS = [command.callback.__name__ for command in app.registered_commands]
 HEAVY = ("torch", "numpy", "pyarrow", "deepspeed", "transformers", "cv2", "PIL")
@@ -97,7 +97,7 @@ def test_a_login_node_without_torch(work: Path, login_node: dict[str, str]) -> N
     assert done.returncode == 0 and len(done.stdout.split()) == 8, done.stderr
     configure(work, bach_size=9)
     refused = vitstream("train", "run.yaml", cwd=work, **login_node)
-    assert_refused(refused, "run.yaml: unknown key bach_size; did you mean batch_size?")
+    one_line(refused, "run.yaml: unknown key bach_size; did you mean batch_size?")
 
 
 TRAIN_REFUSALS = {
@@ -118,14 +118,14 @@ TRAIN_REFUSALS = {
 def test_what_train_refuses_before_it_starts_anything(work: Path, login_node: dict[str, str], case: str) -> None:
     changes, arguments, parts = TRAIN_REFUSALS[case]
     configure(work, **changes)
-    assert_refused(vitstream("train", *arguments, cwd=work, **login_node), *parts)
+    one_line(vitstream("train", *arguments, cwd=work, **login_node), *parts)
     assert not (work / "runs/one/attempts").exists()
 
 
 def test_validation_data_of_other_classes_is_refused(work: Path) -> None:
     make_dataset(work / "other", 6, classes=3, shards=1, size=(40, 40))
     configure(work, data={"train": "train", "val": "other"})
-    assert_refused(vitstream("train", "run.yaml", cwd=work), "data.val", "other classes")
+    one_line(vitstream("train", "run.yaml", cwd=work), "data.val", "other classes")
 
 
 def test_a_closed_pipe_is_no_traceback(work: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import CHECKOUT
+from tests.runs import CHECKOUT
 
 PACKAGES = ("pipeline", "data_prep")
 FILES = sorted(path for package in PACKAGES for path in (CHECKOUT / package).rglob("*.py"))

@@ -17,7 +17,7 @@ def crop_resize(data: bytes, indexed_size: tuple[int, int], box: np.ndarray, siz
     Raises:
         ImageError: corrupt, or not of the size (width, height) that the index says.
     """
-    header = read_header(data)
+    header = read_header(data, max_pixels=indexed_size[0] * indexed_size[1])
     width, height = header.width, header.height
     if (width, height) != indexed_size:
         raise ImageError(f"is {width} x {height} pixels, its index says {indexed_size[0]} x {indexed_size[1]}")

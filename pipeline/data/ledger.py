@@ -34,26 +34,34 @@ class Ledger:
             self.open[epoch] = [(a + b) & MASK64 for a, b in zip(total, row, strict=True)]
             self.holes += row[HOLES]
 
-    def certify(self, manifest: Manifest) -> list[dict[str, Any]]:
-        """Certificates of the epochs that are complete now; they leave the ledger.
+    def certify(self, manifest: Manifest, consumed: int) -> list[dict[str, Any]]:
+        """Certificates of the epochs that end at or before `consumed`; they leave the ledger.
+
+        A certificate's `exactly_once` is false where the epoch's sums differ from the manifest's: a sample was read
+        twice, missed or replaced (`check` raises for it).
 
         Raises:
-            WorkFailed: an epoch's sums differ from the manifest's: a sample was read twice, missed or replaced.
+            WorkFailed: the epoch under way has not had as many samples as it must have by now.
         """
         certificates = []
         for epoch, row in sorted(self.open.items()):
-            if row[READ] + row[HOLES] < manifest.samples:
-                break
+            counted = row[READ] + row[HOLES]
+            due = min(manifest.samples, consumed - epoch * manifest.samples)
+            if due < manifest.samples:
+                if counted != due:
+                    raise WorkFailed(f"epoch {epoch}: {counted:,} samples were accounted for, {due:,} were due")
+                continue
             came_to = (row[READ_SUM] + row[HOLES_SUM]) & MASK64
-            certificate = {
-                "epoch": epoch,
-                "samples": row[READ],
-                "holes": row[HOLES],
-                "digest": hex64(row[READ_SUM]),
-                "expected": hex64(manifest.key_sum - row[HOLES_SUM]),
-                "exactly_once": came_to == manifest.key_sum and row[READ] + row[HOLES] == manifest.samples,
-            }
-            certificates.append(certificate)
+            certificates.append(
+                {
+                    "epoch": epoch,
+                    "samples": row[READ],
+                    "holes": row[HOLES],
+                    "digest": hex64(row[READ_SUM]),
+                    "expected": hex64(manifest.key_sum - row[HOLES_SUM]),
+                    "exactly_once": came_to == manifest.key_sum and counted == manifest.samples,
+                }
+            )
             del self.open[epoch]
         return certificates
 

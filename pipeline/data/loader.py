@@ -25,7 +25,7 @@ from pipeline.data.read import DatasetReader, Hole, Sample
 from pipeline.dataset.images import ImageError
 from pipeline.dataset.keys import MASK64, as_int64
 from pipeline.dataset.manifest import Manifest
-from pipeline.run.processes import die_with
+from pipeline.dataset.processes import die_with
 
 NO_SAMPLE = -1  # in place of a sample id: padding
 

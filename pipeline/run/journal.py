@@ -59,14 +59,14 @@ class Journal:
             for epoch, h in holes
         ]
 
-    def flush(self) -> dict | None:
-        """Writes all pending steps; every rank calls it at the same step. Returns the last line written.
+    def flush(self) -> list[dict]:
+        """Writes all pending steps; every rank calls it at the same step. Returns their lines.
 
         Raises:
             WorkFailed: an epoch's digest does not hold, or too many holes.
         """
         if not self.pending:
-            return None
+            return []
         losses = self.world.sum_(torch.stack([result.loss_sum for _, result in self.pending])).tolist()
         norms = torch.stack([result.grad_norm for _, result in self.pending]).tolist()
         lines = []
@@ -81,14 +81,14 @@ class Journal:
         if self.world.is_main:
             self.metrics.write(lines)
             self.metrics.sync()
-        self._certify()
+        self._certify(lines[-1]["consumed"])
         used = max(lines[-1]["consumed"], self.manifest.samples)
         if self.ledger.holes > max(_ALWAYS_TOLERATED_HOLES, self.max_hole_rate * used):
             raise WorkFailed(
                 f"{self.ledger.holes} samples could not be read, more than data.max_hole_rate "
                 f"{self.max_hole_rate} allows; they are listed in {self.run.holes}"
             )
-        return lines[-1]
+        return lines
 
     def evaluation(self, line: dict) -> None:
         """Appends an evaluation's line."""
@@ -126,8 +126,8 @@ class Journal:
                 where = f"{hole['shard']}, offset {hole['offset']}"
                 self.say(f"hole: sample {hole['key']} ({where}) counts as weight 0: {hole['cause']}")
 
-    def _certify(self) -> None:
-        certificates = self.ledger.certify(self.manifest)
+    def _certify(self, consumed: int) -> None:
+        certificates = self.ledger.certify(self.manifest, consumed)
         if self.world.is_main:
             self.digests.write(certificates)
             self.digests.sync()

@@ -14,8 +14,8 @@ from pipeline.data.order import Order
 from pipeline.data.read import DatasetReader
 from pipeline.dataset.keys import key_sum
 from pipeline.dataset.manifest import read_manifest
-from tests.commands import assert_refused, vitstream
 from tests.datasets import make_dataset
+from tests.runs import one_line, vitstream
 
 SAMPLES, BATCH, SEED = 90, 20, 3
 
@@ -95,11 +95,11 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_wrong_usage_is_one_line(dataset: Path, case: str) -> None:
     arguments, *parts = REFUSED[case]
-    assert_refused(vitstream("order", dataset, "--batch-size", BATCH, *arguments), *parts)
+    one_line(vitstream("order", dataset, "--batch-size", BATCH, *arguments), *parts)
 
 
 def test_no_dataset_is_one_line(dataset: Path, tmp_path: Path) -> None:
-    assert_refused(vitstream("order", tmp_path / "none", "--batch-size", 1, "--step", 1), "no such dataset", "shard")
-    assert_refused(vitstream("order", dataset.parent, "--batch-size", 1, "--step", 1), "train", "name one of them")
+    one_line(vitstream("order", tmp_path / "none", "--batch-size", 1, "--step", 1), "no such dataset", "shard")
+    one_line(vitstream("order", dataset.parent, "--batch-size", 1, "--step", 1), "train", "name one of them")
     make_dataset(tmp_path / "empty", 0, shards=0)
-    assert_refused(vitstream("order", tmp_path / "empty", "--batch-size", 1, "--step", 1), "holds no samples")
+    one_line(vitstream("order", tmp_path / "empty", "--batch-size", 1, "--step", 1), "holds no samples")

@@ -153,7 +153,7 @@ def test_a_full_disk_is_one_line_and_goes_on_with_more_room(photos, undisturbed,
 def test_workers_know_that_their_parent_died_before_they_could_ask(tmp_path):
     code = (
         "import os, sys, time\n"
-        "from data_prep.workers import die_with\n"
+        "from pipeline.dataset.processes import die_with\n"
         "parent = os.getpid()\n"
         "if os.fork() == 0:\n"
         "    while os.getppid() == parent: time.sleep(0.01)\n"

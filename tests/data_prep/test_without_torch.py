@@ -46,7 +46,7 @@ def test_shard_and_verify_work_where_importing_torch_fails(blocked, tmp_path):
         ("shard", "--help"),
         ("verify", "--help"),
     ):
-        done = vitstream(*command, env=environment)
+        done = vitstream(*command, **environment)
         assert done.returncode == 0, done.stderr
         if "--help" in command[1:]:
             assert "Example: vitstream " + command[0] in done.stdout

@@ -25,9 +25,9 @@ from pipeline.dataset.manifest import read_manifest
 from pipeline.distributed import World
 from pipeline.evaluate.classify import Classification, classify
 from pipeline.launch.environment import RankEnvironment
-from tests.commands import CHECKOUT
 from tests.datasets import make_dataset
 from tests.evaluate.classify_rank import model_of
+from tests.runs import CHECKOUT
 
 SAMPLES, BROKEN = 33, 20
 

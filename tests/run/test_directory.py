@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.dataset.errors import UsageError
 from pipeline.run.directory import RunDirectory
-from tests.commands import CHECKOUT
+from tests.runs import CHECKOUT
 
 PRELUDE = (
     "import os, sys, time; from pathlib import Path\n"

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.run.metrics import JsonLines, cut_torn_line, read_lines, read_steps
-from tests.commands import CHECKOUT
+from tests.runs import CHECKOUT
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.run.verdict import Verdict, read_verdict
-from tests.commands import CHECKOUT
+from tests.runs import CHECKOUT
 
 
 def verdict(rank: int) -> Verdict:

@@ -6,10 +6,10 @@ import sys
 import time
 from pathlib import Path
 
-from tests.commands import CHECKOUT
+from tests.runs import CHECKOUT
 
 CHILD = (
-    "import os, sys, time; from pipeline.run.processes import die_with\n"
+    "import os, sys, time; from pipeline.dataset.processes import die_with\n"
     "die_with(int(sys.argv[1])); print(os.getpid(), flush=True); time.sleep(600)"
 )
 PARENT = (
