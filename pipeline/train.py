@@ -233,8 +233,8 @@ class Trainer:
         left = eta((self.total_steps - line["step"]) * step_s / len(lines))
         mfu = f", MFU {line['mfu']:.1%}" if line["mfu"] is not None else ""
         self.console.progress(
-            f"step {line['step']:,}/{self.total_steps:,}  epoch {line['epoch']}  loss {line['loss']:.4f}  "
-            f"lr {line['lr']:.2e}  {rate:,.0f} images/s{mfu}  data wait {wait:.0%}  {left} left"
+            f"step {line['step']:,}/{self.total_steps:,}, {left} left  epoch {line['epoch']}  "
+            f"loss {line['loss']:.4f}  {rate:,.0f} images/s{mfu}  data wait {wait:.0%}  lr {line['lr']:.2e}"
         )
 
     def _evaluate(self) -> None:

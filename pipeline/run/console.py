@@ -1,5 +1,6 @@
 """What the operator sees: rank 0 speaks, one progress line while training, a line for each event."""
 
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -29,7 +30,8 @@ class Console:
         """Where the run is: the next call replaces it."""
         if self._live:
             self._record(message)
-            print(f"\r\033[K{message}", end="", file=self._stream, flush=True)
+            width = shutil.get_terminal_size().columns - 1  # a wrapped line could not be rewritten
+            print(f"\r\033[K{message[:width]}", end="", file=self._stream, flush=True)
             self._open = True
         else:
             self.say(message)

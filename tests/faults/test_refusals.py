@@ -152,7 +152,8 @@ def test_evaluation_counts_each_sample_once_on_any_number_of_ranks(data, tmp_pat
     assert len(set(accuracy.values())) == 1
 
 
-def test_rank_0_alone_speaks_and_logs_are_kept(data, tmp_path):
+def test_rank_0_alone_speaks_logs_are_kept_and_nothing_is_compiled(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))  # where torch and DeepSpeed build ops
     run = write_run(tmp_path / "run.yaml", *data, steps=2, epochs=None)
     done = train(run, 2)
     attempt = run.with_suffix("") / "attempts" / "000"
@@ -160,3 +161,4 @@ def test_rank_0_alone_speaks_and_logs_are_kept(data, tmp_path):
     assert (attempt / "rank-1.log").read_text() == ""
     assert "published" in (attempt / "rank-0.log").read_text()
     assert done.stderr == ""
+    assert not list((tmp_path / "extensions").rglob("*"))

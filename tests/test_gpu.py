@@ -1,0 +1,28 @@
+"""What only a GPU can show. Skipped, with the reason, where there is none."""
+
+import pytest
+import torch
+
+from pipeline.run.metrics import read_lines
+from tests.datasets import make_dataset
+from tests.runs import steps_of, train, write_run
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.mark.parametrize("zero", ["zero1", "zero2"])
+def test_bf16_on_a_gpu_trains_and_resumes(tmp_path, zero):
+    make_dataset(tmp_path / "data", 352)
+    extra = {"precision": "bf16", "zero": zero, "epochs": None}
+    whole = write_run(tmp_path / "whole.yaml", tmp_path / "data", steps=10, **extra)
+    train(whole)
+    parts = write_run(tmp_path / "parts.yaml", tmp_path / "data", steps=10, schedule={"name": "constant"}, **extra)
+    train(parts, 1, "--set", "steps=5")
+    train(parts)
+    digests = [line["batch_digest"] for line in steps_of(parts).values()]
+    assert digests == [line["batch_digest"] for line in steps_of(whole).values()]
+    assert {line["attempt"] for line in read_lines(tmp_path / "parts" / "metrics.jsonl")} == {0, 1}
+    assert steps_of(parts)[10]["loss"] < steps_of(parts)[1]["loss"]
