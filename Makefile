@@ -22,7 +22,7 @@ lint: $(INSTALLED)
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "vitstream needs Python 3.11 or later; $(PYTHON) is older. Name another: make PYTHON=/path/to/python3.11"; exit 1; }
-	@echo "Setting up $(VENV): about 1.8 GB, a few minutes, once."
+	@echo "Setting up $(VENV): 2 GB or more, a few minutes, once."
 	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { \
 	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null || { echo "python venv is missing: install python3-venv"; exit 1; }; \
 	  apt-get update -qq && apt-get install -y -qq python3-venv && $(PYTHON) -m venv $(VENV); }

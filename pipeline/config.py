@@ -155,9 +155,14 @@ class Config(_Section):
             raise ValueError("needs either epochs or steps")
         return self
 
-    def total_samples(self, dataset_samples: int) -> int:
-        """Samples that the whole run reads, repeats included."""
-        return self.epochs * dataset_samples if self.epochs else (self.steps or 0) * self.batch_size
+    def total_samples(self, dataset_samples: int, step: int = 0, consumed: int = 0) -> int:
+        """Samples that the whole run reads, repeats included, when `consumed` have been read in `step` steps so far.
+
+        With `steps`, those to come count with today's batch size.
+        """
+        if self.epochs is not None:
+            return self.epochs * dataset_samples
+        return consumed + ((self.steps or 0) - step) * self.batch_size
 
     @property
     def hash(self) -> str:

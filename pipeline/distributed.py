@@ -30,7 +30,7 @@ class World:
         self.rank, self.size = environment.rank, environment.world_size
         self.host = socket.gethostname()
         on_gpu = torch.cuda.is_available()
-        self.device = torch.device("cuda", environment.local_rank) if on_gpu else torch.device("cpu")
+        self.device = _gpu(environment.local_rank) if on_gpu else torch.device("cpu")
         if on_gpu:
             torch.cuda.set_device(self.device)
         if rendezvous is None and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
@@ -49,12 +49,12 @@ class World:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
         """Adds a device tensor over all ranks, in place."""
         dist.all_reduce(tensor)
         return tensor
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """Every rank's JSON value, on every rank, in order of rank."""
         payload = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
@@ -64,11 +64,11 @@ class World:
         padded[: len(payload)] = payload
         received = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.size)]
         dist.all_gather(received, padded, group=self.control)
-        return [json.loads(bytes(r[: int(n)].tolist())) for r, n in zip(received, lengths, strict=True)]
+        return [json.loads(r[: int(n)].numpy().tobytes()) for r, n in zip(received, lengths, strict=True)]
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's JSON value, on every rank."""
-        return self.gather(value if self.is_main else None)[0]
+        return self.all_gather(value if self.is_main else None)[0]
 
     def barrier(self) -> None:
         dist.barrier(group=self.control)
@@ -92,3 +92,11 @@ class Vote:
     def result(self) -> bool:
         self.work.wait()
         return bool(self.ballot.item())
+
+
+def _gpu(local_rank: int) -> torch.device:
+    """This rank's GPU. Where a launcher shows each rank one GPU only, that one is number 0 for all of them."""
+    visible = torch.cuda.device_count()
+    if visible > 1 and local_rank >= visible:
+        raise UsageError(f"--nproc: local rank {local_rank} has no GPU of its own: {visible} are visible here")
+    return torch.device("cuda", local_rank if visible > 1 else 0)

@@ -29,7 +29,10 @@ def deepspeed_config(config: Config, micro_batch: int, accumulation: int, world_
         "gradient_accumulation_steps": accumulation,
         "train_batch_size": micro_batch * accumulation * world_size,
         "gradient_clipping": config.regularization.clip_norm or 0.0,
-        "bf16": {"enabled": config.precision == "bf16"},
+        # Its overflow check and its throughput timer make the host wait for the device at every step; a step that
+        # is not finite is found at the next flush, before any checkpoint (run/journal.py).
+        "bf16": {"enabled": config.precision == "bf16", "check_grad_overflow": False},
+        "timers": {"throughput": {"enabled": False}},
         "zero_allow_untested_optimizer": True,
     }
     if config.precision == "bf16" and zero.get("stage") == 2 and accumulation > 1:
@@ -61,7 +64,6 @@ def build_engine(
     deepspeed = import_deepspeed()
     model = model.to(device)
     groups = parameter_groups(model, config.optimizer)
-    names = [group.pop("names") for group in groups]
     optimizer = torch.optim.AdamW(
         groups,
         lr=config.optimizer.lr,
@@ -71,7 +73,6 @@ def build_engine(
     )
     body = deepspeed_config(config, micro_batch, accumulation, world_size)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=body, dist_init_required=False)
-    engine.group_names = names
     return engine
 
 

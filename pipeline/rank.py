@@ -7,14 +7,16 @@ import sys
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
 from pipeline.dataset.processes import die_with
-from pipeline.launch.environment import RankEnvironment
-from pipeline.launch.local import ATTEMPT, PARENT_PID, RENDEZVOUS, judge_earlier_attempts
+from pipeline.launch.environment import ATTEMPT, PARENT_PID, RENDEZVOUS, STOP_SIGNALS, RankEnvironment
 from pipeline.launch.preflight import Prepared, prepare
-from pipeline.run.verdict import Cause
+from pipeline.run.verdict import Verdict, judge_earlier_attempts
+
+if TYPE_CHECKING:
+    from pipeline.train import Trainer
 
 
 class StopRequest:
@@ -22,76 +24,98 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: str | None = None
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        for signum in STOP_SIGNALS:
             signal.signal(signum, self._on_signal)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # blocked by our launcher until here
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(signum).name
 
 
 def run_rank(environment: RankEnvironment, run_yaml: Path, overrides: list[str], from_scratch: bool) -> None:
-    """Joins the run and trains to its end.
+    """Joins the run and trains to its end. A rank that fails after joining ends its process here, with its verdict.
 
     Raises:
-        UsageError, WorkFailed, StoppedResumable: on rank 0, after the verdict is written.
+        UsageError: before it joined.
     """
     if PARENT_PID in os.environ:
         die_with(int(os.environ[PARENT_PID]))
     stop = StopRequest()
     try:
-        prepared = prepare(run_yaml, overrides, environment.world_size)
-        attempt = _begin_attempt(prepared) if environment.rank == 0 else None
+        prepared = prepare(run_yaml, overrides, environment.world_size, from_scratch)
+        attempt = _begin_attempt(prepared, environment)
     except UsageError as error:
         if environment.rank == 0:
             raise
         raise UsageError(f"rank {environment.rank} on {socket.gethostname()}: {error}") from None
 
-    from pipeline.train import Trainer  # torch and DeepSpeed: seconds, spent only once all checks have passed
-
-    trainer = Trainer(prepared, environment, os.environ.get(RENDEZVOUS), attempt, stop, from_scratch)
+    trainer = None
     try:
+        from pipeline.train import Trainer  # torch and DeepSpeed: seconds, spent only once all checks have passed
+
+        trainer = Trainer(prepared, environment, os.environ.get(RENDEZVOUS), attempt, stop, from_scratch)
         trainer.train()
-        trainer.verdict("finished", "finished", resumable=False)
-    except StoppedResumable as stopped:
-        trainer.verdict("signal", str(stopped), resumable=True)
-        _leave(stopped, environment, traced=False)
-    except UsageError as error:
-        trainer.verdict("usage", str(error), resumable=False)
-        _leave(error, environment, traced=False)
-    except WorkFailed as error:
-        trainer.verdict("data", str(error), resumable=True)
-        _leave(error, environment, traced=False)
+        trainer.world.barrier()  # finished is what all have done
+        if environment.rank == 0:
+            _write_verdict(prepared, trainer.attempt, Verdict.of_finished(trainer.progress.step))
+        trainer.close()
     except BaseException as error:
-        cause: Cause = "out of memory" if _is_out_of_memory(error) else "exception"
-        first_line = (str(error).splitlines() or [""])[0]
-        trainer.verdict(cause, f"{type(error).__name__}: {first_line}", resumable=True)
-        _leave(error, environment, traced=True)
-    trainer.close()
+        if trainer is not None and attempt is None:
+            attempt = trainer.attempt
+        _write_verdict(prepared, attempt, _verdict_of(error, environment, trainer))
+        _leave(error, environment)
 
 
-def _begin_attempt(prepared: Prepared) -> int:
-    """The attempt's number: from our launcher, which owns the run, else this process takes it."""
+def _begin_attempt(prepared: Prepared, environment: RankEnvironment) -> int | None:
+    """The attempt's number: from our launcher, which owns the run; else rank 0 takes the run, and tells the others."""
+    run = prepared.run
     if ATTEMPT in os.environ:
-        prepared.run.own_as_rank_0()
+        if environment.rank == 0:
+            run.own_as_rank_0()
         return int(os.environ[ATTEMPT])
-    prepared.run.own()
-    prepared.run.own_as_rank_0()
-    prepared.run.sign(socket.gethostname())
-    judge_earlier_attempts(prepared)
-    return prepared.run.new_attempt()
+    if environment.rank != 0:
+        return None
+    run.own()
+    run.own_as_rank_0()
+    run.sign(socket.gethostname())
+    judge_earlier_attempts(map(run.attempt, run.attempts()))
+    return run.new_attempt()
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+def _verdict_of(error: BaseException, environment: RankEnvironment, trainer: "Trainer | None") -> Verdict:
+    phase = trainer.phase if trainer else "setup"
+    step = trainer.progress.step if trainer else None
+    where = (environment.rank, socket.gethostname(), phase, step)
+    match error:
+        case StoppedResumable():
+            return Verdict("signal", None, None, phase, step, True, str(error))
+        case UsageError():
+            return Verdict("usage", None, None, phase, step, False, str(error))
+        case WorkFailed():
+            return Verdict(error.cause, *where, error.resumable, str(error))
+    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    first_line = (str(error).splitlines() or [""])[0]
+    message = f"rank {environment.rank} on {where[1]}: {type(error).__name__}: {first_line}"
+    return Verdict("out of memory" if out_of_memory else "exception", *where, True, message)
 
 
-def _leave(error: BaseException, environment: RankEnvironment, traced: bool) -> NoReturn:
+def _write_verdict(prepared: Prepared, attempt: int | None, verdict: Verdict) -> None:
+    """A verdict that cannot be written must not keep this rank from ending."""
+    if attempt is None:  # not told yet which it is
+        return
+    try:
+        verdict.write(prepared.run.attempt(attempt))
+    except OSError as error:
+        print(f"vitstream: cannot write the verdict: {error}", file=sys.stderr)
+
+
+def _leave(error: BaseException, environment: RankEnvironment) -> NoReturn:
     """Ends this rank at once. A failed collective, or a loader's queue, would make an orderly exit wait for ever."""
-    who = "" if environment.rank == 0 else f"rank {environment.rank} on {socket.gethostname()}: "
-    launched = PARENT_PID in os.environ  # then the launcher says it, once
-    if traced:
+    expected = isinstance(error, StoppedResumable | UsageError | WorkFailed)
+    if not expected:
         traceback.print_exception(error)
-    if not launched or environment.rank != 0:
+    if environment.rank != 0 or PARENT_PID not in os.environ:  # else our launcher says it, once
+        who = "" if environment.rank == 0 else f"rank {environment.rank} on {socket.gethostname()}: "
         print(f"vitstream: {who}{error}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()

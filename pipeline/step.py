@@ -1,4 +1,4 @@
-"""One optimizer step over a global batch, without waiting for the device.
+"""One optimizer step over a global batch. Nothing here waits for the device (what DeepSpeed does is its own affair).
 
 The loss of a step is the sum over all real samples of the global batch divided by their number, whatever the world
 size, the accumulation, the padding and the holes. DeepSpeed averages gradients over ranks, so each rank's share is
@@ -34,22 +34,22 @@ def train_step(
     engine: Any, config: Config, world: World, micro_batches: list[MicroBatch], lr: float, step: int
 ) -> StepResult:
     """Forward, backward and update for this rank's part of step `step` (counted from 1) at learning rate `lr`."""
-    device_batches = [batch.to(world.device) for batch in micro_batches]
-    rows = world.sum_(sum(batch.rows for batch in device_batches))
+    rows = world.all_reduce(sum(batch.rows for batch in micro_batches).to(world.device))
     real = rows[:, READ].sum().clamp(min=1)
     for group in engine.optimizer.param_groups:
         group["lr"] = lr
 
     loss_sum = torch.zeros((), device=world.device)
-    for micro, batch in enumerate(device_batches):
+    for micro, cpu_batch in enumerate(micro_batches):
+        batch = cpu_batch.to(world.device)
         seed_dropout(config, step, micro, world.rank)
         logits = engine(normalise(batch.images, model_dtype(config)))
         losses = sample_losses(logits, batch.labels, config.loss, config.label_smoothing)
         share = (losses * batch.weights).sum()
-        engine.set_gradient_accumulation_boundary(micro == len(device_batches) - 1)
+        engine.set_gradient_accumulation_boundary(micro == len(micro_batches) - 1)
         engine.backward(share * (world.size / real), scale_wrt_gas=False)
         loss_sum += share.detach()
-        if micro < len(device_batches) - 1:
+        if micro < len(micro_batches) - 1:
             engine.step()
     grad_norm = _norm_without_zero(engine)
     engine.step()

@@ -22,16 +22,17 @@ from pipeline.data.ledger import Ledger
 from pipeline.data.loader import EvaluationBatches, Feed, MicroBatch, TrainBatches, load
 from pipeline.data.order import Order
 from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
+from pipeline.dataset.files import atomic_file
 from pipeline.distributed import Vote, World
 from pipeline.engine import build_engine, build_model, import_deepspeed
 from pipeline.evaluate.classify import classify
 from pipeline.launch.environment import RankEnvironment
 from pipeline.launch.preflight import Prepared
+from pipeline.launch.template import zero_template
 from pipeline.models.flops import device_peak, train_flops
 from pipeline.optim.schedule import learning_rate
 from pipeline.run.console import Console, eta
 from pipeline.run.journal import Journal, StepFacts
-from pipeline.run.verdict import Cause, Verdict
 from pipeline.step import train_step
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ class Trainer:
         if checkpoint:
             self.progress = _progress_from(checkpoint[1])
             self.saved_step, self.parent = self.progress.step, checkpoint[0].name
-        self.total = self.config.total_samples(self.prepared.train.samples)
+        progress = self.progress
+        self.total = self.config.total_samples(self.prepared.train.samples, progress.step, progress.consumed)
         self.feed = self._feed()
         self.total_steps = self.progress.step + self.feed.steps
         if self.feed.steps <= 0:
@@ -102,7 +104,7 @@ class Trainer:
         if self.world.is_main:
             commit.remove_leftovers(checkpoints)
             if self.from_scratch:
-                commit.set_aside(checkpoints, self.attempt)
+                self.run.set_aside(self.attempt)
             existed = bool(published(checkpoints)) or any(checkpoints.glob("step-*.damaged-*"))
             newest = commit.newest_verified(checkpoints, self.attempt, self.console.say)
             if newest:
@@ -135,7 +137,8 @@ class Trainer:
         if not world.is_main:
             return
         if not self.run.config.exists():
-            self.run.config.write_text(config.to_yaml())
+            with atomic_file(self.run.config) as file:
+                file.write(config.to_yaml().encode())
         facts = {"python": platform.python_version(), "hardware": platform.machine(), "device": str(world.device)}
         libraries = ("vitstream", "torch", "deepspeed", "numpy", "simplejpeg", "opencv-python-headless", "pyarrow")
         self.run.write_environment(facts | {name: version(name) for name in libraries} | git_commit())
@@ -145,6 +148,14 @@ class Trainer:
             self.console.say(f"changed since the run began: {line}")
         accumulation, micro_batch = self.feed.slots.shape
         ranks = "rank" if world.size == 1 else "ranks"
+        if (
+            config.precision == "bf16"
+            and zero_template(config)["zero_optimization"].get("stage") == 1
+            and accumulation > 1
+        ):
+            self.console.say(
+                f"zero1 adds {accumulation} micro-batches up in bf16; zero2, or a larger micro_batch_size, not"
+            )
         self.console.say(
             f"{config.model.name} at {config.model.image_size} px, {config.precision}, {config.zero}; batch "
             f"{config.batch_size} over {world.size} {ranks}, {accumulation} x {micro_batch} each; "
@@ -200,7 +211,7 @@ class Trainer:
                 self._save_if_new(required=stops)
             if stops and not last:
                 raise StoppedResumable(
-                    f"stopped on {self.world_signal()} after step {step:,}, everything saved; the same command resumes"
+                    f"stopped on {self._signal()} after step {step:,}, everything saved; the same command resumes"
                 )
             vote = self.world.vote(self.stop.signal is not None)
             if evaluates or saves:
@@ -284,7 +295,7 @@ class Trainer:
         }
         slices = slices_to_save(self.engine, self.world.rank, self.world.size)
         try:
-            path = commit.save(self.run.checkpoints, self.attempt, self.world, slices, facts)
+            path = commit.save(self.run.checkpoints, self.attempt, self.world, slices, facts, self.journal.sync)
         except WorkFailed as failure:
             if required:
                 raise
@@ -297,16 +308,9 @@ class Trainer:
 
     # -- the end -----------------------------------------------------------------------------------------------
 
-    def world_signal(self) -> str:
+    def _signal(self) -> str:
         """The signal that was received, here or on another rank."""
-        return next((s for s in self.world.gather(self.stop.signal) if s), "a signal")
-
-    def verdict(self, cause: Cause, message: str, resumable: bool) -> None:
-        """Writes verdict.json, unless a rank that failed earlier has."""
-        who = self.world.rank if cause not in ("finished", "signal", "usage") else None
-        host = None if who is None else self.world.host
-        attempt = self.run.attempt(self.attempt)
-        Verdict(cause, who, host, self.phase, self.progress.step, resumable, message).write(attempt)
+        return next((s for s in self.world.all_gather(self.stop.signal) if s), "a signal")
 
     def close(self) -> None:
         self.batches = None
@@ -320,9 +324,12 @@ def _progress_from(manifest: CheckpointManifest) -> Progress:
 
 def git_commit() -> dict[str, str]:
     """{"git_commit": ...} where this is a checkout, for env.json; else nothing."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    checkout = Path(__file__).parent.parent
+    if not (checkout / ".git").exists():
+        return {}
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10)
-    except OSError:
+    except (OSError, subprocess.SubprocessError):
         return {}
     return {"git_commit": done.stdout.strip()} if done.returncode == 0 else {}

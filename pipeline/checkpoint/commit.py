@@ -36,28 +36,38 @@ def save(
     world: World,
     slices: list[Slice],
     facts: dict[str, Any],
+    before_publishing: Callable[[], None],
 ) -> Path:
     """Writes and publishes one checkpoint; every rank calls it. `facts` are the manifest's fields (rank 0's count).
 
+    `before_publishing` runs on rank 0 once all ranks have written; if it fails, nothing is published.
+
     Raises:
-        WorkFailed: on every rank, if any rank could not write; what was there before stays untouched.
+        WorkFailed: on every rank, if any could not do its part; what was there before stays untouched.
     """
     target = checkpoints / step_name(facts["step"])
     temporary = checkpoints / f"{target.name}.tmp-{attempt:03d}"
-    if world.is_main:
+
+    def begin() -> dict[str, Any]:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-    world.barrier()
+        return {}
 
-    reports = world.gather(_attempt(lambda: _write_rank(temporary, world, slices), world))
-    verdict = None
-    if world.is_main:
-        verdict = _first_error(reports) or _attempt(lambda: _publish(temporary, target, reports, facts), world)
-    verdict = world.broadcast(verdict)
-    if "error" in verdict:
+    def publish() -> dict[str, Any]:
+        before_publishing()
+        _publish(temporary, target, reports, facts)
+        return {}
+
+    outcome = world.broadcast(_guarded(begin, world) if world.is_main else None)
+    if "error" not in outcome:
+        reports = world.all_gather(_guarded(lambda: _write_rank(temporary, world, slices), world))
+        outcome = next((report for report in reports if "error" in report), {})
+    if "error" not in outcome:
+        outcome = world.broadcast(_guarded(publish, world) if world.is_main else None)
+    if "error" in outcome:
         if world.is_main:
             shutil.rmtree(temporary, ignore_errors=True)
-        raise WorkFailed(f"checkpoint {target.name} was not written: {verdict['error']}")
+        raise WorkFailed(f"checkpoint {target.name} was not written: {outcome['error']}")
     return target
 
 
@@ -68,12 +78,6 @@ def prune(checkpoints: Path, keep_last: int) -> None:
         shutil.rmtree(doomed, ignore_errors=True)
         path.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
-
-
-def set_aside(checkpoints: Path, attempt: int) -> None:
-    """Takes every published checkpoint out of the way of a run that begins anew. Rank 0 only."""
-    for path in published(checkpoints):
-        path.rename(path.with_name(f"{path.name}.before-{attempt:03d}"))
 
 
 def remove_leftovers(checkpoints: Path) -> None:
@@ -131,7 +135,7 @@ def _write_rank(temporary: Path, world: World, slices: list[Slice]) -> dict[str,
     }
 
 
-def _publish(temporary: Path, target: Path, reports: list[dict[str, Any]], facts: dict[str, Any]) -> dict[str, Any]:
+def _publish(temporary: Path, target: Path, reports: list[dict[str, Any]], facts: dict[str, Any]) -> None:
     shapes: dict[str, list[int]] = {}
     tensors: dict[str, list[Any]] = {}
     for report in reports:
@@ -142,16 +146,11 @@ def _publish(temporary: Path, target: Path, reports: list[dict[str, Any]], facts
     manifest.write(temporary)
     temporary.rename(target)
     fsync_directory(target.parent)
-    return {}
 
 
-def _attempt(work: Callable[[], dict[str, Any]], world: World) -> dict[str, Any]:
+def _guarded(work: Callable[[], dict[str, Any]], world: World) -> dict[str, Any]:
     """The work's report, or its failure as one: no rank may leave the others waiting in a collective."""
     try:
         return work()
     except Exception as error:
         return {"error": f"rank {world.rank} on {world.host}: {type(error).__name__}: {error}"}
-
-
-def _first_error(reports: list[dict[str, Any]]) -> dict[str, Any] | None:
-    return next((report for report in reports if "error" in report), None)

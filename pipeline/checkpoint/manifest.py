@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.dataset.files import canonical_json, render_json, write_json
+from pipeline.dataset.files import canonical_json, is_plain_name, render_json, write_json
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -42,7 +42,7 @@ class CheckpointManifest:
     zero_stage: int
     precision: str
     config_hash: str
-    parent: str | None  # the checkpoint that this attempt started from
+    parent: str | None  # the checkpoint before this one
     data: dict[str, Any]  # fingerprint, order, ledger
     files: list[dict[str, Any]]  # name, bytes, sha256
     shapes: dict[str, list[int]]  # of each parameter
@@ -68,9 +68,13 @@ def read_checkpoint_manifest(directory: Path) -> CheckpointManifest:
         if body["version"] != FORMAT_VERSION:
             raise Damaged(f"{path}: format version {body['version']}, this vitstream reads {FORMAT_VERSION}")
         manifest = CheckpointManifest(**body)
-        unsafe = [f["name"] for f in manifest.files if Path(f["name"]).name != f["name"]]
+        names = [file["name"] for file in manifest.files]
+        unsafe = [name for name in names if not is_plain_name(name)]
         if unsafe:
             raise Damaged(f"{path}: file name {unsafe[0]!r} is not a plain name")
+        unlisted = {piece[0] for pieces in manifest.tensors.values() for piece in pieces} - set(names)
+        if unlisted:
+            raise Damaged(f"{path}: refers to {min(unlisted)!r}, which is not among its hashed files")
         return manifest
     except FileNotFoundError:
         raise Damaged(f"{path}: missing") from None

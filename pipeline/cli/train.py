@@ -22,18 +22,18 @@ def train(
 ) -> None:
     """Train on this machine; the same command resumes.
 
-    Started by torchrun, Kubernetes or srun (RANK or SLURM_PROCID set), it is one rank of a run instead.
+    Without --nproc, and started by torchrun, Kubernetes or srun (RANK or SLURM_PROCID set), it is one rank of a run.
     Exit codes: 0 finished, 1 failed, 2 wrong usage or input, 3 stopped on SIGTERM or Ctrl-C with everything saved.
     """
     from pipeline.launch.environment import RankEnvironment, default_processes
 
-    environment = RankEnvironment.read()
+    environment = None if nproc else RankEnvironment.read()
     if environment is None:
         from pipeline.launch.local import launch
         from pipeline.launch.preflight import prepare
 
         processes = nproc or default_processes()
-        launch(prepare(run, set_ or [], processes), processes, from_scratch)
+        launch(prepare(run, set_ or [], processes, from_scratch), processes, from_scratch)
         return
     from pipeline.rank import run_rank
 

@@ -6,10 +6,11 @@ is vectorised over numpy arrays and broadcasts.
 
 import numpy as np
 
+from pipeline.dataset.keys import MASK64
+
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _M1 = np.uint64(0xBF58476D1CE4E5B9)
 _M2 = np.uint64(0x94D049BB133111EB)
-MASK64 = (1 << 64) - 1
 
 
 def mix64(x: np.ndarray) -> np.ndarray:

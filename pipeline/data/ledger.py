@@ -49,7 +49,8 @@ class Ledger:
             due = min(manifest.samples, consumed - epoch * manifest.samples)
             if due < manifest.samples:
                 if counted != due:
-                    raise WorkFailed(f"epoch {epoch}: {counted:,} samples were accounted for, {due:,} were due")
+                    message = f"epoch {epoch}: {counted:,} samples were accounted for, {due:,} were due"
+                    raise WorkFailed(message, cause="data", resumable=False)
                 continue
             came_to = (row[READ_SUM] + row[HOLES_SUM]) & MASK64
             certificates.append(
@@ -80,7 +81,9 @@ def check(certificate: dict[str, Any]) -> None:
         raise WorkFailed(
             f"epoch {certificate['epoch']}: the samples read do not add up to the manifest's key sum "
             f"(digest {certificate['digest']}, expected {certificate['expected']}): the data changed under the run, "
-            "see: vitstream verify DATASET"
+            "see: vitstream verify DATASET",
+            cause="data",
+            resumable=False,
         )
 
 

@@ -22,10 +22,12 @@ from pipeline.data.decode import crop_resize
 from pipeline.data.ledger import HOLES, HOLES_SUM, READ, READ_SUM, ROW, epochs_touched
 from pipeline.data.order import Order, slot_owners
 from pipeline.data.read import DatasetReader, Hole, Sample
+from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.images import ImageError
 from pipeline.dataset.keys import MASK64, as_int64
 from pipeline.dataset.manifest import Manifest
 from pipeline.dataset.processes import die_with
+from pipeline.launch.environment import STOP_SIGNALS
 
 NO_SAMPLE = -1  # in place of a sample id: padding
 
@@ -199,26 +201,54 @@ class EvaluationBatches(_Batches):
 
 
 def load(batches: TrainBatches | EvaluationBatches, loader: Loader, pin_memory: bool) -> Iterator[MicroBatch]:
-    """The items of `batches` in order, made ahead by the loader's worker processes."""
+    """The items of `batches` in order, made ahead by the loader's worker processes, which start now.
+
+    Raises:
+        WorkFailed: while iterating, where a shard's index cannot be read.
+    """
     workers = min(loader.workers, len(batches))
-    return iter(
+    items = iter(
         DataLoader(
-            batches,
+            _Guarded(batches),
             batch_size=None,
             num_workers=workers,
+            multiprocessing_context="fork" if workers else None,  # die_with needs this process as the parent
             prefetch_factor=loader.prefetch if workers else None,
             pin_memory=pin_memory,
             worker_init_fn=partial(_start_worker, os.getpid()),
             collate_fn=_as_it_is,
         )
     )
+    return map(_unguarded, items)
+
+
+class _Guarded(Dataset):
+    """Hands a failure over as a value: raised in a worker, torch would turn it into a page of its own traceback."""
+
+    def __init__(self, batches: TrainBatches | EvaluationBatches) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, item: int) -> MicroBatch | WorkFailed:
+        try:
+            return self.batches[item]
+        except WorkFailed as failure:
+            return failure
+
+
+def _unguarded(item: MicroBatch | WorkFailed) -> MicroBatch:
+    if isinstance(item, WorkFailed):
+        raise item
+    return item
 
 
 def _start_worker(parent_pid: int, _: int) -> None:
     die_with(parent_pid)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C and SIGTERM are the rank's to answer, by saving
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for signum in STOP_SIGNALS:  # they reach whole process groups, and are the rank's to answer, by saving
+        signal.signal(signum, signal.SIG_IGN)
 
 
-def _as_it_is(batch: MicroBatch) -> MicroBatch:
-    return batch
+def _as_it_is(item: MicroBatch | WorkFailed) -> MicroBatch | WorkFailed:
+    return item

@@ -9,9 +9,9 @@ shuffled by a permutation of their own. Windows are staggered, lane by lane, so 
 refilling, at the same step. What does not fill the lanes (fewer than L*C + C samples) is one block at the end,
 shuffled as a whole: nothing is dropped, padded or repeated.
 
-    read in chunks:     C neighbours of a shard are one range of bytes, fetched once
-    held in windows:    L*G*C samples is the pool that a batch is drawn from
-    owned by lanes:     a lane stays with one rank, so each chunk is fetched by one rank
+    chunks     C neighbours of a shard, one range of bytes, are read close together
+    windows    L*G*C samples is the pool that a batch is drawn from
+    lanes      a lane stays with one rank throughout an epoch, so a chunk is one rank's to read
 
 No table of length N exists; any position, of any epoch, is answered in microseconds, in both directions.
 """

@@ -1,4 +1,4 @@
-"""The two ways in which a verb ends badly, each one line for the user. Exit codes are part of the contract."""
+"""The ways in which a verb ends other than well, each one line for the user. Exit codes are part of the contract."""
 
 
 class UsageError(Exception):
@@ -8,9 +8,16 @@ class UsageError(Exception):
 
 
 class WorkFailed(Exception):
-    """The input was understood, the work failed; what was done is kept. Exit code 1."""
+    """The input was understood, the work failed; what was done is kept. Exit code 1.
+
+    `cause` and `resumable` are for a run's verdict (run/verdict.py).
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str, cause: str = "exception", resumable: bool = True) -> None:
+        super().__init__(message)
+        self.cause, self.resumable = cause, resumable
 
 
 class StoppedResumable(Exception):

@@ -48,6 +48,11 @@ def write_json(path: Path, value: Any) -> None:
         file.write(render_json(value))
 
 
+def is_plain_name(name: object) -> bool:
+    """Whether a name out of a file may be joined to a folder: it stays inside, and is not the folder itself."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & {"/", "\0"}
+
+
 def canonical_json(value: Any) -> bytes:
     """The one byte string that stands for `value` wherever it is hashed."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()

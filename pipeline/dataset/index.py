@@ -58,7 +58,7 @@ class ShardIndex:
             if self._reader.schema.names != SCHEMA.names:
                 raise pa.ArrowInvalid(f"columns {self._reader.schema.names}")
         except (OSError, pa.ArrowInvalid) as error:
-            raise WorkFailed(f"{path}: no readable index ({error}); see: vitstream verify DATASET") from None
+            raise WorkFailed(f"{path}: no readable index ({error}); see: vitstream verify DATASET", "data") from None
         self._batches: dict[int, pa.RecordBatch] = {}
 
     def __len__(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline.dataset.errors import UsageError
-from pipeline.dataset.files import canonical_json, write_json
+from pipeline.dataset.files import canonical_json, is_plain_name, write_json
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "dataset.json"
@@ -110,7 +110,7 @@ def read_manifest(dataset: Path) -> Manifest:
             raise UsageError(f"{path}: says {body['samples']} samples, its shards hold {manifest.samples}")
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path}: not a vitstream manifest ({error!r})") from None
-    unsafe = next((s.name for s in manifest.shards if Path(s.name).name != s.name), None)
+    unsafe = next((s.name for s in manifest.shards if not is_plain_name(s.name)), None)
     if unsafe is not None:
         raise UsageError(f"{path}: shard name {unsafe!r} is not a plain file name")
     return manifest

@@ -36,17 +36,17 @@ def classify(
     was_training = model.training
     model.eval()
     sums = torch.zeros(2, dtype=torch.float64, device=world.device)  # correct, loss
-    seen = torch.zeros(2, dtype=torch.int64, device=world.device)  # read, holes
+    seen = torch.zeros(2, dtype=torch.int64)  # read, holes; on the CPU, as the loader made them
     for cpu_batch in batches:
         batch = cpu_batch.to(world.device)
         logits = model(normalise(batch.images, model_dtype(config)))
         losses = sample_losses(logits, batch.labels, config.loss, label_smoothing=0.0)
         correct = (logits.argmax(dim=1) == batch.labels).to(torch.float32)
         sums += torch.stack([(correct * batch.weights).sum(), (losses * batch.weights).sum()]).double()
-        seen += batch.rows[0, [READ, HOLES]]
+        seen += cpu_batch.rows[0, [READ, HOLES]]
     model.train(was_training)
-    correct, loss = world.sum_(sums).tolist()
-    read, holes = world.sum_(seen).tolist()
+    correct, loss = world.all_reduce(sums).tolist()
+    read, holes = world.all_reduce(seen.to(world.device)).tolist()
     if read + holes != manifest.samples:
-        raise WorkFailed(f"evaluation saw {read + holes} samples of {manifest.samples}")
+        raise WorkFailed(f"evaluation saw {read + holes} samples of {manifest.samples}", cause="data")
     return Classification(read, holes, correct / max(1, read), loss / max(1, read))

@@ -1,8 +1,16 @@
 """Who this process is. Torch-free."""
 
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
+
+from pipeline.dataset.errors import UsageError
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # save, and end with exit code 3
+
+# What our launcher tells its ranks besides RANK, LOCAL_RANK and WORLD_SIZE.
+PARENT_PID, ATTEMPT, RENDEZVOUS = "VITSTREAM_PARENT_PID", "VITSTREAM_ATTEMPT", "VITSTREAM_RENDEZVOUS"
 
 
 @dataclass(frozen=True)
@@ -15,12 +23,20 @@ class RankEnvironment:
 
     @classmethod
     def read(cls) -> "RankEnvironment | None":
-        """None where no launcher made this process a rank."""
+        """None where no launcher made this process a rank. A lone task of srun is a shell, not a rank.
+
+        Raises:
+            UsageError: a variable that is no number.
+        """
         env = os.environ
-        if "RANK" in env:
-            return cls(int(env["RANK"]), int(env.get("WORLD_SIZE", "1")), int(env.get("LOCAL_RANK", "0")))
-        if "SLURM_PROCID" in env and "SLURM_STEP_ID" in env:
-            return cls(int(env["SLURM_PROCID"]), int(env.get("SLURM_NTASKS", "1")), int(env.get("SLURM_LOCALID", "0")))
+        try:
+            if "RANK" in env:
+                return cls(int(env["RANK"]), int(env.get("WORLD_SIZE", "1")), int(env.get("LOCAL_RANK", "0")))
+            if int(env.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in env:
+                local_rank = int(env.get("SLURM_LOCALID", "0"))
+                return cls(int(env["SLURM_PROCID"]), int(env["SLURM_NTASKS"]), local_rank)
+        except ValueError as error:
+            raise UsageError(f"RANK, WORLD_SIZE, LOCAL_RANK or SLURM_*: not a number ({error})") from None
         return None
 
 

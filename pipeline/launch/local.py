@@ -10,12 +10,11 @@ from pathlib import Path
 from types import FrameType
 
 from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
+from pipeline.launch.environment import ATTEMPT, PARENT_PID, RENDEZVOUS, STOP_SIGNALS
 from pipeline.launch.preflight import Prepared
-from pipeline.run.verdict import Verdict, read_verdict
+from pipeline.run.verdict import Verdict, judge_earlier_attempts, read_verdict
 
-PARENT_PID, ATTEMPT, RENDEZVOUS = "VITSTREAM_PARENT_PID", "VITSTREAM_ATTEMPT", "VITSTREAM_RENDEZVOUS"
 _GRACE_S = 2.0  # for the other ranks to end by themselves after one has failed
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 def launch(prepared: Prepared, processes: int, from_scratch: bool) -> None:
@@ -29,7 +28,7 @@ def launch(prepared: Prepared, processes: int, from_scratch: bool) -> None:
     run = prepared.run
     run.own()
     run.sign(socket.gethostname())
-    judge_earlier_attempts(prepared)
+    judge_earlier_attempts(map(run.attempt, run.attempts()))
     number = run.new_attempt()
     attempt = run.attempt(number)
     (attempt / "config.yaml").write_text(prepared.config.to_yaml())
@@ -43,7 +42,7 @@ def launch(prepared: Prepared, processes: int, from_scratch: bool) -> None:
         for process in ranks:
             process.send_signal(signal.SIGTERM)
 
-    for signum in _STOP_SIGNALS:
+    for signum in STOP_SIGNALS:
         signal.signal(signum, pass_on)
     command = [sys.executable, "-P", "-m", "pipeline.cli", "train", str(attempt / "config.yaml")]
     command += ["--from-scratch"] if from_scratch else []
@@ -55,15 +54,6 @@ def launch(prepared: Prepared, processes: int, from_scratch: bool) -> None:
     if failed is not None:
         _write_verdict(attempt, failed, ranks[failed].returncode)
     _conclude(attempt)
-
-
-def judge_earlier_attempts(prepared: Prepared) -> None:
-    """Writes the verdict of attempts whose ranks and launcher all died without a word."""
-    for number in prepared.run.attempts():
-        attempt = prepared.run.attempt(number)
-        if read_verdict(attempt) is None:
-            message = "ended without a word: killed, or lost with its machine"
-            Verdict("killed", None, None, "step", None, resumable=True, message=message).write(attempt)
 
 
 def _start(command: list[str], rank: int, processes: int, number: int, attempt: Path) -> subprocess.Popen:
@@ -79,10 +69,15 @@ def _start(command: list[str], rank: int, processes: int, number: int, attempt: 
     }
     env.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
     env.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    if rank == 0:
-        return subprocess.Popen(command, env=env)
-    with (attempt / f"rank-{rank}.log").open("ab") as log:
-        return subprocess.Popen(command, env=env, stdout=log, stderr=log)
+    # Born with the stop signals blocked: one that comes before the rank can answer waits, and is answered then.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        if rank == 0:
+            return subprocess.Popen(command, env=env)
+        with (attempt / f"rank-{rank}.log").open("ab") as log:
+            return subprocess.Popen(command, env=env, stdout=log, stderr=log)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _wait(ranks: list[subprocess.Popen]) -> int | None:
@@ -112,6 +107,9 @@ def _wait(ranks: list[subprocess.Popen]) -> int | None:
 def _write_verdict(attempt: Path, rank: int, returncode: int) -> None:
     """For a rank that could not speak for itself."""
     host = socket.gethostname()
+    spoken = read_verdict(attempt)
+    if spoken is not None and spoken.cause == "finished":
+        return  # all was done and saved; what broke was the taking down
     if returncode < 0:
         name = signal.Signals(-returncode).name
         message = f"rank {rank} on {host} was killed by {name}"
@@ -125,7 +123,9 @@ def _write_verdict(attempt: Path, rank: int, returncode: int) -> None:
 def _conclude(attempt: Path) -> None:
     """Turns the attempt's verdict into what the command ends with."""
     verdict = read_verdict(attempt)
-    if verdict is None or verdict.cause == "finished":
+    if verdict is None:
+        raise WorkFailed(f"the ranks ended without a verdict; see {attempt}")
+    if verdict.cause == "finished":
         return
     if verdict.cause == "usage":
         raise UsageError(verdict.message)

@@ -27,8 +27,10 @@ class Prepared:
     changed: tuple[str, ...]  # what differs from the run's first start, a line each
 
 
-def prepare(run_yaml: Path, overrides: list[str], world_size: int) -> Prepared:
+def prepare(run_yaml: Path, overrides: list[str], world_size: int, from_scratch: bool) -> Prepared:
     """Checks configuration, data and the run's folder for a start with `world_size` ranks.
+
+    From scratch, what the run was before does not matter.
 
     Raises:
         UsageError: what is wrong, and the fix.
@@ -46,6 +48,8 @@ def prepare(run_yaml: Path, overrides: list[str], world_size: int) -> Prepared:
         raise UsageError(f"data.val: {config.data.val} has other classes than data.train, {config.data.train}")
     run = RunDirectory(config.run_dir)
     run.create()
+    if from_scratch:
+        return Prepared(config, run, train, val, changed=())
     changed = _compare(config, run)
     newest = _newest(run)
     if newest is not None and newest.data["fingerprint"] != train.fingerprint:
@@ -73,7 +77,12 @@ def _compare(config: Config, run: RunDirectory) -> tuple[str, ...]:
     """Lines about what changed since the first start. Raises UsageError where a checkpoint could not be used."""
     if not run.config.exists():
         return ()
-    first = yaml.safe_load(run.config.read_text()) or {}
+    try:
+        first = yaml.safe_load(run.config.read_text())
+        if not isinstance(first, dict):
+            raise ValueError("not a mapping of keys")
+    except (OSError, ValueError, yaml.YAMLError):
+        raise UsageError(f"{run.config}: not the configuration that was written; delete it to go on without") from None
     changes = [c for c in differences(first, config.to_json()) if c[0] not in ("run_dir", "slurm")]
     for key, before, after in changes:
         if published(run.checkpoints) and key.startswith(_FIXED):

@@ -8,16 +8,10 @@ from pipeline.config import Config
 from pipeline.dataset.errors import UsageError
 
 STAGES: Final = (0, 1, 2)
-_OURS: Final = (
-    "train_batch_size",
-    "train_micro_batch_size_per_gpu",
-    "gradient_accumulation_steps",
-    "gradient_clipping",
-    "bf16",
-    "fp16",
-    "optimizer",
-    "scheduler",
-)
+# What a template may hold: what DeepSpeed owns and the checkpoint can follow. Batch, clipping, precision, optimizer and
+# schedule are the run's; offloading and accumulation types change the optimizer under the checkpoint.
+_KEYS: Final = ("zero_optimization", "communication_data_type", "comms_logger", "wall_clock_breakdown")
+_NOT_YET: Final = ("offload_optimizer", "offload_param")
 
 
 def template_path(zero: str) -> Path:
@@ -41,12 +35,20 @@ def zero_template(config: Config) -> dict[str, Any]:
     path = template_path(config.zero)
     try:
         template = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UsageError(f"{path}: not valid JSON ({error})") from None
-    clash = next((key for key in _OURS if key in template), None)
-    if clash:
-        raise UsageError(f"{path}: {clash} belongs in the run's YAML, which sets it for both")
-    stage = template.get("zero_optimization", {}).get("stage", 0)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: not a readable JSON file ({error})") from None
+    zero = template.get("zero_optimization") if isinstance(template, dict) else None
+    if not isinstance(zero, dict):
+        raise UsageError(f'{path}: not a DeepSpeed template: it has no {{"zero_optimization": {{...}}}}')
+    foreign = next((key for key in template if key not in _KEYS), None)
+    if foreign:
+        raise UsageError(
+            f"{path}: {foreign} does not belong here; known: {', '.join(_KEYS)} (the run's YAML has the rest)"
+        )
+    missing = next((key for key in _NOT_YET if key in zero), None)
+    if missing:
+        raise UsageError(f"{path}: zero_optimization.{missing} is not available in this version")
+    stage = zero.get("stage", 0)
     if stage not in STAGES:
         raise UsageError(f"{path}: ZeRO stage {stage} is not available; take zero0, zero1 or zero2")
     if stage == 0 and config.precision == "bf16":

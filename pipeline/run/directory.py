@@ -5,6 +5,8 @@ by rank 0. POSIX locks vanish with the process that holds them and are not inher
 byte 1 makes a new owner wait for a rank 0 that is still on its way out.
 """
 
+import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -18,7 +20,9 @@ from pipeline.dataset.files import write_json
 
 _OWNER, _RANK_0 = 0, 1
 _PATIENCE_S = 10.0
-_held: list[BinaryIO] = []  # closing a locked file unlocks it: these stay open as long as the process lives
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # some network file systems have none
+# Closing any descriptor of a locked file drops the process's locks on it: one per file, open as long as we live.
+_held: dict[Path, BinaryIO] = {}
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,8 @@ class RunDirectory:
         """
         self._lock(_OWNER, patience_s=0.0)
         self._lock(_RANK_0, patience_s=_PATIENCE_S)
-        fcntl.lockf(_held[-1], fcntl.LOCK_UN, 1, _RANK_0)  # free for our own rank 0
+        with contextlib.suppress(OSError):
+            fcntl.lockf(self._lock_file(), fcntl.LOCK_UN, 1, _RANK_0)  # free for our own rank 0
 
     def own_as_rank_0(self) -> None:
         self._lock(_RANK_0, patience_s=_PATIENCE_S)
@@ -87,23 +92,40 @@ class RunDirectory:
         write_json(self.path / "env.json", facts)
 
     def _lock(self, byte: int, patience_s: float) -> None:
-        # One descriptor per process: closing any other would drop the locks of all.
-        if not _held:
-            _held.append((self.path / "lock").open("rb+"))
         deadline = time.monotonic() + patience_s
         while True:
             try:
-                fcntl.lockf(_held[-1], fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+                fcntl.lockf(self._lock_file(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
                 return
-            except OSError:
+            except OSError as error:
+                if error.errno in _NO_LOCKS:
+                    print(f"vitstream: {self.path}: no locks on this file system: make sure that one run uses it")
+                    return
                 if time.monotonic() >= deadline:
                     who = (self.path / "lock").read_text().strip() or "another process"
                     raise UsageError(f"run_dir: {self.path} is in use by {who}; stop it first") from None
                 time.sleep(0.05)
 
+    def _lock_file(self) -> BinaryIO:
+        path = (self.path / "lock").resolve()
+        if path not in _held:
+            _held[path] = path.open("rb+")
+        return _held[path]
+
     def sign(self, host: str) -> None:
         """Writes into the lock file who holds it, for the message that a second run prints."""
-        _held[-1].seek(0)
-        _held[-1].truncate()
-        _held[-1].write(f"process {os.getpid()} on {host}".encode())
-        _held[-1].flush()
+        file = self._lock_file()
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {host}".encode())
+        file.flush()
+
+    def set_aside(self, attempt: int) -> None:
+        """Moves what the run was into RUN/before-ATTEMPT, for a run that begins anew in its place. Rank 0 only."""
+        past = [self.config, self.metrics, self.digests, self.holes, *self.checkpoints.iterdir()]
+        past = [path for path in past if path.exists()]
+        aside = self.path / f"before-{attempt:03d}"
+        for path in past:
+            target = aside / path.relative_to(self.path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(target)

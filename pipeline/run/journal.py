@@ -3,6 +3,7 @@
 Nothing waits for the device between flushes; a flush is one reduction and one copy for all steps since the last.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -63,42 +64,66 @@ class Journal:
         """Writes all pending steps; every rank calls it at the same step. Returns their lines.
 
         Raises:
-            WorkFailed: an epoch's digest does not hold, or too many holes.
+            WorkFailed: on all ranks: a loss or gradient that is not finite, an epoch's digest that does not hold, too
+                many holes. Since every checkpoint is preceded by a flush, none is made of such a state.
         """
         if not self.pending:
             return []
-        losses = self.world.sum_(torch.stack([result.loss_sum for _, result in self.pending])).tolist()
-        norms = torch.stack([result.grad_norm for _, result in self.pending]).tolist()
-        lines = []
-        for (facts, result), loss, norm in zip(self.pending, losses, norms, strict=True):
-            rows = result.rows.tolist()
-            lines.append(self._line(facts, rows, loss, norm))
-            self.ledger.add(epochs_touched(facts.consumed_before, facts.count, self.manifest.samples).start, rows)
-        had_holes = any(line["holes"] for line in lines)
+        lines = self._lines()
         self.pending.clear()
-        if had_holes:  # known to all ranks alike
-            self._write_holes()
+        if any(line["holes"] for line in lines):  # known to all ranks alike
+            self._gather_holes()
+        consumed = lines[-1]["consumed"]
+        certificates = self.ledger.certify(self.manifest, consumed)
         if self.world.is_main:
-            self.metrics.write(lines)
-            self.metrics.sync()
-        self._certify(lines[-1]["consumed"])
-        used = max(lines[-1]["consumed"], self.manifest.samples)
-        if self.ledger.holes > max(_ALWAYS_TOLERATED_HOLES, self.max_hole_rate * used):
+            self.metrics.add(lines)
+            self.digests.add(certificates)
+            self._try_to_sync()
+        for c in certificates:
+            check(c)
+            self.say(f"epoch {c['epoch']}: all {c['samples']:,} samples read exactly once (digest {c['digest']})")
+        _check_finite(lines)
+        if self.ledger.holes > max(_ALWAYS_TOLERATED_HOLES, self.max_hole_rate * max(consumed, self.manifest.samples)):
             raise WorkFailed(
                 f"{self.ledger.holes} samples could not be read, more than data.max_hole_rate "
-                f"{self.max_hole_rate} allows; they are listed in {self.run.holes}"
+                f"{self.max_hole_rate} allows; they are listed in {self.run.holes}",
+                cause="data",
             )
         return lines
 
     def evaluation(self, line: dict) -> None:
         """Appends an evaluation's line."""
         if self.world.is_main:
-            self.metrics.write([line | {"attempt": self.attempt}])
-            self.metrics.sync()
+            self.metrics.add([line | {"attempt": self.attempt}])
+            self._try_to_sync()
+
+    def sync(self) -> None:
+        """Rank 0: everything so far is on disk, or OSError. A checkpoint is published only after it."""
+        for file in (self.metrics, self.digests, self.holes):
+            file.sync()
+
+    def _try_to_sync(self) -> None:
+        try:
+            self.sync()
+        except OSError as error:
+            self.say(f"cannot write to {self.run.path}: {error.strerror}; kept in memory, to be written with the next")
+
+    def _lines(self) -> list[dict]:
+        """The pending steps as lines of metrics.jsonl; their rows go into the ledger."""
+        results = [result for _, result in self.pending]
+        losses = self.world.all_reduce(torch.stack([result.loss_sum for result in results])).tolist()
+        norms = torch.stack([result.grad_norm for result in results]).tolist()
+        all_rows = torch.cat([result.rows for result in results]).tolist()
+        lines, first = [], 0
+        for (facts, result), loss, norm in zip(self.pending, losses, norms, strict=True):
+            rows = all_rows[first : first + len(result.rows)]
+            first += len(rows)
+            lines.append(self._line(facts, rows, loss, norm))
+            self.ledger.add(epochs_touched(facts.consumed_before, facts.count, self.manifest.samples).start, rows)
+        return lines
 
     def _line(self, facts: StepFacts, rows: list[list[int]], loss_sum: float, grad_norm: float) -> dict:
         read = sum(row[READ] for row in rows)
-        holes = sum(row[HOLES] for row in rows)
         rate = facts.count / facts.step_s
         return {
             "step": facts.step,
@@ -111,26 +136,28 @@ class Journal:
             "mfu": self.mfu_of(rate),
             "step_s": round(facts.step_s, 6),
             "data_wait_s": round(facts.data_wait_s, 6),
-            "holes": holes,
+            "holes": sum(row[HOLES] for row in rows),
             "attempt": self.attempt,
             "world_size": self.world.size,
             "batch_digest": batch_digest(rows),
         }
 
-    def _write_holes(self) -> None:
-        everyones = [hole for holes in self.world.gather(self.pending_holes) for hole in holes]
+    def _gather_holes(self) -> None:
+        everyones = [hole for holes in self.world.all_gather(self.pending_holes) for hole in holes]
         self.pending_holes.clear()
         if self.world.is_main:
-            self.holes.write(everyones)
+            self.holes.add(everyones)
             for hole in everyones:
                 where = f"{hole['shard']}, offset {hole['offset']}"
                 self.say(f"hole: sample {hole['key']} ({where}) counts as weight 0: {hole['cause']}")
 
-    def _certify(self, consumed: int) -> None:
-        certificates = self.ledger.certify(self.manifest, consumed)
-        if self.world.is_main:
-            self.digests.write(certificates)
-            self.digests.sync()
-        for c in certificates:
-            check(c)
-            self.say(f"epoch {c['epoch']}: all {c['samples']:,} samples read exactly once (digest {c['digest']})")
+
+def _check_finite(lines: list[dict]) -> None:
+    for line in lines:
+        if not (math.isfinite(line["loss"]) and math.isfinite(line["grad_norm"])):
+            raise WorkFailed(
+                f"step {line['step']}: loss {line['loss']}, gradient norm {line['grad_norm']}: training has diverged, "
+                "and no checkpoint is made of it; lower optimizer.lr, lengthen the warm-up, or set "
+                "regularization.clip_norm",
+                resumable=False,
+            )

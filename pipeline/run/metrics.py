@@ -13,22 +13,36 @@ from typing import Any
 
 
 class JsonLines:
-    """A file of JSON objects, one a line, that only grows. One writer."""
+    """A file of JSON objects, one a line, that only grows. One writer. What the disk refuses waits for the next try."""
 
     def __init__(self, path: Path) -> None:
         """Opens `path` for appending, cutting a torn last line first."""
         cut_torn_line(path)
         self._file = path.open("ab", buffering=0)
+        self._unwritten = b""
 
-    def write(self, objects: Iterable[dict[str, Any]]) -> None:
-        """Appends all objects with one write; JSON has no NaN, so a number that is not finite is written as text."""
-        lines = b"".join(json.dumps(_finite(o)).encode() + b"\n" for o in objects)
-        if lines:
-            self._file.write(lines)
+    def add(self, objects: Iterable[dict[str, Any]]) -> None:
+        """Keeps objects for the next `sync`. JSON has no NaN, so a number that is not finite is written as text."""
+        self._unwritten += b"".join(json.dumps(_finite(o)).encode() + b"\n" for o in objects)
 
     def sync(self) -> None:
-        """Makes what was written survive a power cut: before a checkpoint is published that counts on it."""
-        os.fsync(self._file.fileno())
+        """Appends what was added, and makes it survive a power cut.
+
+        Raises:
+            OSError: the disk is full, say. Nothing is lost or half written: the next `sync` tries again.
+        """
+        if not self._unwritten:
+            return
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            written = 0
+            while written < len(self._unwritten):
+                written += self._file.write(self._unwritten[written:]) or 0
+            os.fsync(self._file.fileno())
+        except OSError:
+            os.ftruncate(self._file.fileno(), end)
+            raise
+        self._unwritten = b""
 
     def close(self) -> None:
         self._file.close()

@@ -7,6 +7,7 @@ launcher, who saw the kill, overrules them.
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,6 +28,10 @@ class Verdict:
     step: int | None  # optimizer steps done
     resumable: bool
     message: str = ""
+
+    @classmethod
+    def of_finished(cls, step: int) -> "Verdict":
+        return cls("finished", None, None, "step", step, resumable=False, message="finished")
 
     def write(self, attempt: Path, overrule: bool = False) -> bool:
         """Writes attempts/NNN/verdict.json, unless one is there that it does not overrule. Returns whether it did."""
@@ -50,3 +55,11 @@ def read_verdict(attempt: Path) -> Verdict | None:
         return Verdict(**json.loads((attempt / "verdict.json").read_bytes()))
     except FileNotFoundError:
         return None
+
+
+def judge_earlier_attempts(attempts: Iterable[Path]) -> None:
+    """Writes the verdict of attempts whose ranks and launcher all died without a word."""
+    for attempt in attempts:
+        if read_verdict(attempt) is None:
+            message = "ended without a word: killed, or lost with its machine"
+            Verdict("killed", None, None, "step", None, resumable=True, message=message).write(attempt)

@@ -64,8 +64,12 @@ def test_no_good_checkpoint_means_no_silent_start_from_scratch(copy):
         flip_a_bit(path / "rank-00000.safetensors")
     for _ in range(2):  # the second time they have been set aside already
         one_line(vitstream("train", copy), "none verifies", "--from-scratch")
-    done = train(copy, 1, "--from-scratch", "--set", "epochs=1")
+    done = train(copy, 1, "--from-scratch", "--set", "epochs=1", "--set", "model.depth=1", "--set", "seed=7")
     assert "from step 0" in done.stdout
+    assert list(steps_of(copy)) == list(range(1, 12)), "the metrics of what was before are still there"
+    aside = [path for path in copy.with_suffix("").iterdir() if path.name.startswith("before-")]
+    assert len(aside) == 1 and {"config.yaml", "metrics.jsonl"} < {path.name for path in aside[0].iterdir()}
+    assert len(list((aside[0] / "checkpoints").iterdir())) == 3
 
 
 def test_a_damaged_checkpoint_of_a_finished_run_is_noticed(copy):
@@ -74,13 +78,14 @@ def test_a_damaged_checkpoint_of_a_finished_run_is_noticed(copy):
 
 
 def test_two_runs_on_one_folder(data, tmp_path):
-    run = write_run(tmp_path / "run.yaml", *data)
+    run = write_run(tmp_path / "run.yaml", *data, epochs=1000)
     first = start("train", run)
     assert until_step(first, run, 2)
     one_line(vitstream("train", run), "in use by process", str(first.pid))
     assert first.poll() is None
+    first.terminate()
     first.communicate(timeout=60)
-    assert first.returncode == 0
+    assert first.returncode == 3
 
 
 def test_torchrun_starts_the_ranks_too(data, undisturbed, tmp_path):

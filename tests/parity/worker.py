@@ -51,7 +51,7 @@ def main(run_yaml: Path, out: Path) -> None:
     for step in range(1, feed.steps + 1):
         lr = learning_rate(config.schedule, config.optimizer.lr, step, feed.steps)
         result = train_step(engine, config, world, [next(batches) for _ in range(accumulation)], lr, step)
-        losses.append(float(world.sum_(result.loss_sum.clone())) / feed.count(step - 1))
+        losses.append(float(world.all_reduce(result.loss_sum.clone())) / feed.count(step - 1))
         norms.append(float(result.grad_norm))
     if world.is_main:
         weights = {name: p.detach().float().contiguous() for name, p in engine.module.state_dict().items()}

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -21,6 +22,31 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "metrics.jsonl"
 
 
+def append(file: JsonLines | Path, objects: list[dict]) -> None:
+    lines = JsonLines(file) if isinstance(file, Path) else file
+    lines.add(objects)
+    lines.sync()
+
+
+@pytest.mark.fast
+def test_what_a_full_disk_refuses_is_written_whole_later(path: Path) -> None:
+    """The kernel's file size limit stands for the full disk: a write beyond it is short, the next one fails."""
+    lines = JsonLines(path)
+    append(lines, [{"step": 1}])
+    old, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30, old[1]))
+        lines.add([{"step": 2}, {"step": 3}])
+        with pytest.raises(OSError):
+            lines.sync()
+        assert [line["step"] for line in read_lines(path)] == [1] and path.read_bytes().endswith(b"\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, handler)
+    append(lines, [{"step": 4}])
+    assert [line["step"] for line in read_lines(path)] == [1, 2, 3, 4]
+
+
 @pytest.mark.fast
 @pytest.mark.parametrize("torn", [b"", b"{", b'{"step": 3, "loss": 0.1', b"x" * 5_000, b"x" * 4_096, b"\xff\xfe"])
 def test_a_new_attempt_cuts_a_torn_last_line(path: Path, torn: bytes) -> None:
@@ -29,7 +55,7 @@ def test_a_new_attempt_cuts_a_torn_last_line(path: Path, torn: bytes) -> None:
     assert [line["step"] for line in read_lines(path)] == [1, 2]  # readers need no cut
     lines = JsonLines(path)
     assert path.read_bytes() == whole
-    lines.write([{"step": 3}])
+    append(lines, [{"step": 3}])
     assert [line["step"] for line in read_lines(path)] == [1, 2, 3]
 
 
@@ -49,17 +75,17 @@ def test_cutting_keeps_all_whole_lines(tmp_path_factory: pytest.TempPathFactory,
 @pytest.mark.fast
 def test_a_missing_file_is_made_and_reads_as_empty(path: Path) -> None:
     assert list(read_lines(path)) == [] and read_steps(path) == {}
-    JsonLines(path).write([])
+    append(path, [])
     assert path.read_bytes() == b""
 
 
 @pytest.mark.fast
 def test_of_a_repeated_step_the_last_line_counts(path: Path) -> None:
     lines = JsonLines(path)
-    lines.write([{"step": n, "attempt": 0} for n in (1, 2, 3)])
-    lines.write([{"step": 2, "eval": {"accuracy": 0.5}}])
+    append(lines, [{"step": n, "attempt": 0} for n in (1, 2, 3)])
+    append(lines, [{"step": 2, "eval": {"accuracy": 0.5}}])
     lines.close()
-    JsonLines(path).write([{"step": n, "attempt": 1} for n in (2, 3, 4)])
+    append(path, [{"step": n, "attempt": 1} for n in (2, 3, 4)])
     steps = read_steps(path)
     assert {step: line["attempt"] for step, line in steps.items()} == {1: 0, 2: 1, 3: 1, 4: 1}
     assert not any("eval" in line for line in steps.values())
@@ -67,7 +93,7 @@ def test_of_a_repeated_step_the_last_line_counts(path: Path) -> None:
 
 @pytest.mark.fast
 def test_numbers_that_are_not_finite_are_valid_json(path: Path) -> None:
-    JsonLines(path).write([{"step": 1, "loss": math.nan, "grad_norm": math.inf, "lr": -math.inf, "mfu": None}])
+    append(path, [{"step": 1, "loss": math.nan, "grad_norm": math.inf, "lr": -math.inf, "mfu": None}])
 
     def refuse(constant: str) -> float:
         raise AssertionError(f"{constant} is not JSON")
@@ -82,7 +108,7 @@ def test_a_writer_killed_at_any_moment_leaves_lines_that_go_on(path: Path) -> No
         "import sys; from pathlib import Path; from pipeline.run.metrics import JsonLines\n"
         "lines = JsonLines(Path(sys.argv[1])); start = int(sys.argv[2])\n"
         "for n in range(start, 10**9):\n"
-        "    lines.write([{'step': n, 'padding': 'x' * 3000}])\n"
+        "    lines.add([{'step': n, 'padding': 'x' * 3000}]); lines.sync()\n"
         "    if n == start + 50: print('going', flush=True)\n"
     )
     for _ in range(3):
