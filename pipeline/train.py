@@ -3,25 +3,23 @@
 All state that a resume needs is `Progress` and the engine's tensors. Everything else is a pure function of them.
 """
 
-import platform
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from pipeline.checkpoint import commit
 from pipeline.checkpoint.files import TensorReader
-from pipeline.checkpoint.manifest import CheckpointManifest, published
+from pipeline.checkpoint.manifest import CheckpointManifest
+from pipeline.checkpoint.restore import choose_checkpoint
 from pipeline.checkpoint.state import optimizer_step, set_optimizer_step, slices_to_restore, slices_to_save
 from pipeline.data.ledger import Ledger
 from pipeline.data.loader import EvaluationBatches, Feed, MicroBatch, TrainBatches, load
 from pipeline.data.order import Order
-from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
+from pipeline.dataset.errors import StoppedResumable, WorkFailed
 from pipeline.dataset.files import atomic_file
 from pipeline.distributed import Vote, World
 from pipeline.engine import build_engine, build_model, import_deepspeed
@@ -32,6 +30,7 @@ from pipeline.launch.template import zero_template
 from pipeline.models.flops import device_peak, train_flops
 from pipeline.optim.schedule import learning_rate
 from pipeline.run.console import Console, eta
+from pipeline.run.environment import environment_facts
 from pipeline.run.journal import Journal, StepFacts
 from pipeline.step import train_step
 
@@ -75,7 +74,9 @@ class Trainer:
 
     def train(self) -> None:
         """Runs to the end. Raises StoppedResumable, UsageError or WorkFailed, on all ranks alike."""
-        checkpoint = self._choose_checkpoint()
+        if self.from_scratch and self.world.is_main:
+            self.run.set_aside(self.attempt)
+        checkpoint = choose_checkpoint(self.run.checkpoints, self.attempt, self.world, self.console.say)
         if checkpoint:
             self.progress = _progress_from(checkpoint[1])
             self.saved_step, self.parent = self.progress.step, checkpoint[0].name
@@ -97,29 +98,6 @@ class Trainer:
     def _fit_order(self) -> Order:
         return Order.fit(self.prepared.train.samples, self.config.batch_size, self.config.seed)
 
-    def _choose_checkpoint(self) -> tuple[Any, CheckpointManifest] | None:
-        """Rank 0 verifies and decides; the others are told which, and read the same manifest."""
-        choice: dict[str, Any] = {}
-        checkpoints = self.run.checkpoints
-        if self.world.is_main:
-            commit.remove_leftovers(checkpoints)
-            if self.from_scratch:
-                self.run.set_aside(self.attempt)
-            existed = bool(published(checkpoints)) or any(checkpoints.glob("step-*.damaged-*"))
-            newest = commit.newest_verified(checkpoints, self.attempt, self.console.say)
-            if newest:
-                choice = {"name": newest[0].name}
-            elif existed and not self.from_scratch:
-                choice = {"refused": f"{checkpoints}: there are checkpoints but none verifies; "
-                          "--from-scratch begins again at step 0"}  # fmt: skip
-        choice = self.world.broadcast(choice)
-        if "refused" in choice:
-            raise UsageError(choice["refused"])
-        if "name" not in choice:
-            return None
-        path = checkpoints / choice["name"]
-        return path, commit.read_checkpoint_manifest(path)
-
     def _feed(self) -> Feed:
         return Feed(
             order=self.progress.order,
@@ -139,9 +117,7 @@ class Trainer:
         if not self.run.config.exists():
             with atomic_file(self.run.config) as file:
                 file.write(config.to_yaml().encode())
-        facts = {"python": platform.python_version(), "hardware": platform.machine(), "device": str(world.device)}
-        libraries = ("vitstream", "torch", "deepspeed", "numpy", "simplejpeg", "opencv-python-headless", "pyarrow")
-        self.run.write_environment(facts | {name: version(name) for name in libraries} | git_commit())
+        self.run.write_environment(environment_facts(str(world.device)))
         start = f"step {self.progress.step:,}" if self.parent is None else f"{self.parent}, which verifies"
         self.console.say(f"attempt {self.attempt}, from {start}: {self.run.path}")
         for line in self.prepared.changed:
@@ -162,7 +138,7 @@ class Trainer:
             f"{train.samples:,} samples in {len(train.classes)} classes, {self.total_steps:,} steps"
         )
 
-    def _build(self, checkpoint: tuple[Any, CheckpointManifest] | None) -> None:
+    def _build(self, checkpoint: tuple[Path, CheckpointManifest] | None) -> None:
         """Model, engine, restored state, loader, journal."""
         config, world, manifest = self.config, self.world, self.prepared.train
         model = build_model(config, len(manifest.classes))
@@ -320,16 +296,3 @@ class Trainer:
 def _progress_from(manifest: CheckpointManifest) -> Progress:
     data = manifest.data
     return Progress(manifest.step, manifest.consumed, Order(**data["order"]), Ledger.from_json(data["ledger"]))
-
-
-def git_commit() -> dict[str, str]:
-    """{"git_commit": ...} where this is a checkout, for env.json; else nothing."""
-    checkout = Path(__file__).parent.parent
-    if not (checkout / ".git").exists():
-        return {}
-    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return {"git_commit": done.stdout.strip()} if done.returncode == 0 else {}

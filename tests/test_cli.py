@@ -100,28 +100,6 @@ def test_a_login_node_without_torch(work: Path, login_node: dict[str, str]) -> N
     one_line(refused, "run.yaml: unknown key bach_size; did you mean batch_size?")
 
 
-TRAIN_REFUSALS = {
-    "no such file": ({}, ("none.yaml",), ("none.yaml", "No such file")),
-    "an unknown key": ({}, ("run.yaml", "--set", "optimizer.rl=1"), ("optimizer.rl", "did you mean lr?")),
-    "a missing dataset": ({"data": {"train": "nowhere"}}, ("run.yaml",), ("data.train", "nowhere: no such dataset")),
-    "no dataset in it": ({"data": {"train": "."}}, ("run.yaml",), ("data.train", "train, val", "name one of them")),
-    "a missing validation set": ({"data": {"train": "train", "val": "x"}}, ("run.yaml",), ("data.val", "x")),
-    "more ranks than samples": ({"batch_size": 2}, ("run.yaml", "--nproc", 3), ("batch_size: 2", "3 ranks")),
-    "image size": ({"model": {"name": "vit-ti/16", "image_size": 40}}, ("run.yaml",), ("image_size 40", "32 or 48")),
-    "an unknown template": ({"zero": "zero9"}, ("run.yaml",), ("zero: zero9", "zero0, zero1, zero2")),
-    "bf16 at stage 0": ({"zero": "zero0", "precision": "bf16"}, ("run.yaml",), ("zero0", "precision: fp32")),
-    "a file as run_dir": ({"run_dir": "run.yaml/x"}, ("run.yaml",), ("run_dir", "cannot write")),
-}
-
-
-@pytest.mark.parametrize("case", TRAIN_REFUSALS)
-def test_what_train_refuses_before_it_starts_anything(work: Path, login_node: dict[str, str], case: str) -> None:
-    changes, arguments, parts = TRAIN_REFUSALS[case]
-    configure(work, **changes)
-    one_line(vitstream("train", *arguments, cwd=work, **login_node), *parts)
-    assert not (work / "runs/one/attempts").exists()
-
-
 def test_validation_data_of_other_classes_is_refused(work: Path) -> None:
     make_dataset(work / "other", 6, classes=3, shards=1, size=(40, 40))
     configure(work, data={"train": "train", "val": "other"})

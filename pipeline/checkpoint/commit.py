@@ -11,19 +11,11 @@ There is no `latest` file that could be wrong: the newest folder that verifies i
 import os
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoint.files import sha256, write_slices
-from pipeline.checkpoint.manifest import (
-    MANIFEST_NAME,
-    CheckpointManifest,
-    Damaged,
-    published,
-    read_checkpoint_manifest,
-    step_name,
-)
+from pipeline.checkpoint.manifest import CheckpointManifest, published, step_name
 from pipeline.checkpoint.state import Slice
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.files import fsync_directory
@@ -84,43 +76,6 @@ def remove_leftovers(checkpoints: Path) -> None:
     """Removes what attempts that died while saving or pruning left. Rank 0 only, before anything is saved."""
     for path in checkpoints.glob("step-*.tmp-*"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def newest_verified(
-    checkpoints: Path, attempt: int, log: Callable[[str], None]
-) -> tuple[Path, CheckpointManifest] | None:
-    """The newest checkpoint of which every byte verifies, or None. Damaged ones are set aside, and named in the log.
-
-    Rank 0 only: it decides, and tells the others.
-    """
-    for path in reversed(published(checkpoints)):
-        try:
-            return path, verify(path)
-        except Damaged as damage:
-            aside = path.with_name(f"{path.name}.damaged-{attempt:03d}")
-            path.rename(aside)
-            log(f"{path.name} is damaged and will not be used: {damage}; set aside as {aside.name}")
-    return None
-
-
-def verify(directory: Path) -> CheckpointManifest:
-    """Reads every byte of a checkpoint. Raises Damaged at the first file that is not what was written."""
-    manifest = read_checkpoint_manifest(directory)
-    if directory.name != step_name(manifest.step):
-        raise Damaged(f"{directory / MANIFEST_NAME}: is of step {manifest.step}")
-
-    def check(file: dict[str, Any]) -> None:
-        path = directory / file["name"]
-        if not path.is_file():
-            raise Damaged(f"{path}: missing")
-        if path.stat().st_size != file["bytes"]:
-            raise Damaged(f"{path}: {path.stat().st_size:,} bytes, not {file['bytes']:,}")
-        if sha256(path) != file["sha256"]:
-            raise Damaged(f"{path}: its bytes do not have the SHA-256 that the manifest states")
-
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        list(pool.map(check, manifest.files))
-    return manifest
 
 
 def _write_rank(temporary: Path, world: World, slices: list[Slice]) -> dict[str, Any]:

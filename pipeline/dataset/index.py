@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -85,11 +84,6 @@ class ShardIndex:
             if found >= 0:
                 return number * ROWS_PER_BATCH + found
         return None
-
-    def sizes(self) -> np.ndarray:
-        """uint32 [samples]: bytes of each image."""
-        batches = [self._batch(number)["size"].to_numpy() for number in range(self._reader.num_record_batches)]
-        return np.concatenate([np.empty(0, np.uint32), *batches])
 
     def _batch(self, number: int) -> pa.RecordBatch:
         if number not in self._batches:

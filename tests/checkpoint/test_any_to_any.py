@@ -5,8 +5,8 @@ import itertools
 import pytest
 import safetensors
 
-from pipeline.checkpoint.commit import verify
 from pipeline.checkpoint.manifest import published
+from pipeline.checkpoint.restore import verify
 from tests.datasets import make_dataset
 from tests.runs import steps_of, train, write_run
 

@@ -24,7 +24,6 @@ def test_every_row_comes_back(tmp_path, count):
     assert len(index) == count
     assert [index.row(position) for position in range(count)] == rows(count)
     assert index.keys() == [row.key for row in rows(count)]
-    assert index.sizes().tolist() == [row.size for row in rows(count)]
 
 
 def test_a_key_is_found_and_a_stranger_is_not(tmp_path):

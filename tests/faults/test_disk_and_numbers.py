@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from pipeline.checkpoint.commit import verify
 from pipeline.checkpoint.manifest import published
+from pipeline.checkpoint.restore import verify
 from pipeline.run.metrics import read_lines
 from tests.faults.test_kill_resume import until_step
 from tests.runs import start, steps_of, train, verdict_of, vitstream, write_run

@@ -40,6 +40,12 @@ def test_missing_dataset(data, tmp_path):
     refused(run, "data.train", "nowhere", "train: name one of them")
 
 
+def test_missing_validation_set_and_a_file_as_run_dir(data, tmp_path):
+    refused(write_run(tmp_path / "run.yaml", data, tmp_path / "x"), "data.val", "no such dataset")
+    run = write_run(tmp_path / "run.yaml", data, run_dir=str(tmp_path / "run.yaml" / "x"))
+    refused(run, "run_dir", "cannot write")
+
+
 def test_batch_smaller_than_the_ranks(data, tmp_path):
     run = write_run(tmp_path / "run.yaml", data, batch_size=3)
     refused(run, "batch_size", "3", "4 ranks", arguments=("--nproc", "4"))

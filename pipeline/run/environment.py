@@ -1,0 +1,26 @@
+"""env.json: with what a run was last started. Torch-free."""
+
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+_LIBRARIES = ("vitstream", "torch", "deepspeed", "numpy", "simplejpeg", "opencv-python-headless", "pyarrow")
+
+
+def environment_facts(device: str) -> dict[str, str]:
+    """Versions, hardware and, in a checkout, the git commit."""
+    facts = {"python": platform.python_version(), "hardware": platform.machine(), "device": device}
+    return facts | {name: version(name) for name in _LIBRARIES} | _git_commit()
+
+
+def _git_commit() -> dict[str, str]:
+    checkout = Path(__file__).parent.parent.parent
+    if not (checkout / ".git").exists():
+        return {}
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"git_commit": done.stdout.strip()} if done.returncode == 0 else {}
