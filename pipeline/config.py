@@ -152,7 +152,7 @@ class Config(_Section):
     @model_validator(mode="after")
     def _length(self) -> "Config":
         if (self.epochs is None) == (self.steps is None):
-            raise ValueError("needs either epochs or steps")
+            raise ValueError("needs exactly one of epochs and steps")
         return self
 
     def total_samples(self, dataset_samples: int, step: int = 0, consumed: int = 0) -> int:
@@ -190,7 +190,7 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
         branch: Any = {}
         try:
             branch = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise UsageError(f"--set {override}: the value is not valid YAML") from None
         for part in reversed(key.split(".")):
             branch = {part: branch}
@@ -222,7 +222,7 @@ def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         tree = yaml.safe_load(path.read_text())
     except OSError as error:
         raise UsageError(f"{path}: {os.strerror(error.errno or 0)}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" in line {where.line + 1}" if where else ""
         raise UsageError(f"{path}: not valid YAML{line}") from None

@@ -25,7 +25,8 @@ class World:
 
         Args:
             environment: this process's place.
-            rendezvous: a file:// URL on which ranks of one machine meet; else MASTER_ADDR and MASTER_PORT say where.
+            rendezvous: a file, not there yet, on which ranks of one machine meet; else MASTER_ADDR and MASTER_PORT
+                say where.
         """
         self.rank, self.size = environment.rank, environment.world_size
         self.host = socket.gethostname()
@@ -38,7 +39,9 @@ class World:
         os.environ.update(RANK=str(self.rank), WORLD_SIZE=str(self.size), LOCAL_RANK=str(environment.local_rank))
         dist.init_process_group(
             "nccl" if on_gpu else "gloo",
-            init_method=rendezvous or "env://",
+            # Not by a file:// URL: torch does not decode one, so a space in the path would never be found.
+            store=dist.FileStore(rendezvous, self.size) if rendezvous else None,
+            init_method=None if rendezvous else "env://",
             rank=self.rank,
             world_size=self.size,
             device_id=self.device if on_gpu else None,

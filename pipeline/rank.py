@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
+from pipeline.data import nursery
 from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
 from pipeline.dataset.processes import die_with
 from pipeline.launch.environment import ATTEMPT, PARENT_PID, RENDEZVOUS, STOP_SIGNALS, RankEnvironment
@@ -51,6 +52,8 @@ def run_rank(environment: RankEnvironment, run_yaml: Path, overrides: list[str],
 
     trainer = None
     try:
+        if prepared.config.loader.workers:
+            nursery.start()
         from pipeline.train import Trainer  # torch and DeepSpeed: seconds, spent only once all checks have passed
 
         trainer = Trainer(prepared, environment, os.environ.get(RENDEZVOUS), attempt, stop, from_scratch)
@@ -63,7 +66,8 @@ def run_rank(environment: RankEnvironment, run_yaml: Path, overrides: list[str],
         if trainer is not None and attempt is None:
             attempt = trainer.attempt
         _write_verdict(prepared, attempt, _verdict_of(error, environment, trainer))
-        _leave(error, environment)
+        log = prepared.run.attempt(attempt) / f"rank-{environment.rank}.log" if attempt is not None else None
+        _leave(error, environment, log)
 
 
 def _begin_attempt(prepared: Prepared, environment: RankEnvironment) -> int | None:
@@ -96,6 +100,8 @@ def _verdict_of(error: BaseException, environment: RankEnvironment, trainer: "Tr
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     first_line = (str(error).splitlines() or [""])[0]
     message = f"rank {environment.rank} on {where[1]}: {type(error).__name__}: {first_line}"
+    if first_line.startswith("DataLoader worker"):
+        message += " A killed worker is often memory or /dev/shm that ran out: lower loader.workers or loader.prefetch."
     return Verdict("out of memory" if out_of_memory else "exception", *where, True, message)
 
 
@@ -109,11 +115,21 @@ def _write_verdict(prepared: Prepared, attempt: int | None, verdict: Verdict) ->
         print(f"vitstream: cannot write the verdict: {error}", file=sys.stderr)
 
 
-def _leave(error: BaseException, environment: RankEnvironment) -> NoReturn:
-    """Ends this rank at once. A failed collective, or a loader's queue, would make an orderly exit wait for ever."""
-    expected = isinstance(error, StoppedResumable | UsageError | WorkFailed)
-    if not expected:
+def _keep_trace(error: BaseException, environment: RankEnvironment, log: Path | None) -> None:
+    """The traceback, for whoever looks into it: in the rank's log, or on stderr where there is none."""
+    try:
+        if log is None:
+            raise FileNotFoundError
+        with log.open("a") as file:
+            traceback.print_exception(error, file=file)
+    except OSError:
         traceback.print_exception(error)
+
+
+def _leave(error: BaseException, environment: RankEnvironment, log: Path | None) -> NoReturn:
+    """Ends this rank at once. A failed collective, or a loader's queue, would make an orderly exit wait for ever."""
+    if not isinstance(error, StoppedResumable | UsageError | WorkFailed):
+        _keep_trace(error, environment, log)
     if environment.rank != 0 or PARENT_PID not in os.environ:  # else our launcher says it, once
         who = "" if environment.rank == 0 else f"rank {environment.rank} on {socket.gethostname()}: "
         print(f"vitstream: {who}{error}", file=sys.stderr)

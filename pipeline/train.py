@@ -114,14 +114,14 @@ class Trainer:
         config, train, world = self.config, self.prepared.train, self.world
         if not world.is_main:
             return
-        if not self.run.config.exists():
+        if self.parent is None:  # the run begins here, whatever was tried before
             with atomic_file(self.run.config) as file:
                 file.write(config.to_yaml().encode())
         self.run.write_environment(environment_facts(str(world.device)))
         start = f"step {self.progress.step:,}" if self.parent is None else f"{self.parent}, which verifies"
         self.console.say(f"attempt {self.attempt}, from {start}: {self.run.path}")
         for line in self.prepared.changed:
-            self.console.say(f"changed since the run began: {line}")
+            self.console.say(f"changed since that checkpoint: {line}")
         accumulation, micro_batch = self.feed.slots.shape
         ranks = "rank" if world.size == 1 else "ranks"
         if (
@@ -261,6 +261,7 @@ class Trainer:
             "world_size": self.world.size,
             "zero_stage": self.engine.zero_optimization_stage(),
             "precision": config.precision,
+            "config": config.to_json(exclude={"run_dir"}),
             "config_hash": config.hash,
             "parent": self.parent,
             "data": {

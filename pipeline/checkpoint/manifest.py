@@ -41,6 +41,7 @@ class CheckpointManifest:
     world_size: int
     zero_stage: int
     precision: str
+    config: dict[str, Any]  # the attempt's, resolved, without run_dir
     config_hash: str
     parent: str | None  # the checkpoint before this one
     data: dict[str, Any]  # fingerprint, order, ledger

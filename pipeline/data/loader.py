@@ -4,11 +4,10 @@ A micro-batch is a pure function of (feed, step, micro-step), so it may be made 
 attempt; torch's DataLoader gives them back in order. Workers therefore change the speed and nothing else.
 """
 
-import os
-import signal
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.config import Augment, Loader
+from pipeline.data import nursery
 from pipeline.data.augment import centre_boxes, training_boxes
 from pipeline.data.decode import crop_resize
 from pipeline.data.ledger import HOLES, HOLES_SUM, READ, READ_SUM, ROW, epochs_touched
@@ -26,9 +26,8 @@ from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.images import ImageError
 from pipeline.dataset.keys import MASK64, as_int64
 from pipeline.dataset.manifest import Manifest
-from pipeline.dataset.processes import die_with
-from pipeline.launch.environment import STOP_SIGNALS
 
+STALL_S = 1800  # a micro-batch that takes longer is a storage that has gone
 NO_SAMPLE = -1  # in place of a sample id: padding
 
 
@@ -140,7 +139,7 @@ class _Batches(Dataset):
                 found[slot] = self.reader.hole(int(ids[slot]), str(error))
                 continue
             images[slot] = pixels[:, ::-1] if flip else pixels
-            labels[slot], weights[slot] = sample.row.labels[0], 1.0
+            labels[slot], weights[slot] = sample.label, 1.0
         for slot, sample in found.items():
             epoch = int(epochs[slot])
             count, total = (READ, READ_SUM) if isinstance(sample, Sample) else (HOLES, HOLES_SUM)
@@ -207,15 +206,19 @@ def load(batches: TrainBatches | EvaluationBatches, loader: Loader, pin_memory: 
         WorkFailed: while iterating, where a shard's index cannot be read.
     """
     workers = min(loader.workers, len(batches))
+    warnings.filterwarnings(
+        "ignore", message="This DataLoader will create"
+    )  # more workers than cores is the user's say
     items = iter(
         DataLoader(
             _Guarded(batches),
             batch_size=None,
             num_workers=workers,
-            multiprocessing_context="fork" if workers else None,  # die_with needs this process as the parent
+            multiprocessing_context=nursery.CONTEXT if workers else None,
             prefetch_factor=loader.prefetch if workers else None,
+            timeout=STALL_S if workers else 0,
             pin_memory=pin_memory,
-            worker_init_fn=partial(_start_worker, os.getpid()),
+            worker_init_fn=nursery.adopt,
             collate_fn=_as_it_is,
         )
     )
@@ -242,12 +245,6 @@ def _unguarded(item: MicroBatch | WorkFailed) -> MicroBatch:
     if isinstance(item, WorkFailed):
         raise item
     return item
-
-
-def _start_worker(parent_pid: int, _: int) -> None:
-    die_with(parent_pid)
-    for signum in STOP_SIGNALS:  # they reach whole process groups, and are the rank's to answer, by saving
-        signal.signal(signum, signal.SIG_IGN)
 
 
 def _as_it_is(item: MicroBatch | WorkFailed) -> MicroBatch | WorkFailed:

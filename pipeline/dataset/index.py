@@ -48,17 +48,21 @@ def write_index(path: Path, rows: Sequence[IndexRow]) -> None:
 
 
 class ShardIndex:
-    """A memory-mapped index. Columns are read in place; nothing is loaded up front."""
+    """A memory-mapped index. Columns are read in place; nothing is loaded up front.
+
+    Anything that is asked of a damaged one raises WorkFailed.
+    """
 
     def __init__(self, path: Path) -> None:
         """Raises WorkFailed where `path` is missing or no index."""
+        self._path = path
+        self._batches: dict[int, pa.RecordBatch] = {}
         try:
             self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
-            if self._reader.schema.names != SCHEMA.names:
+            if self._reader.schema != SCHEMA:
                 raise pa.ArrowInvalid(f"columns {self._reader.schema.names}")
-        except (OSError, pa.ArrowInvalid) as error:
-            raise WorkFailed(f"{path}: no readable index ({error}); see: vitstream verify DATASET", "data") from None
-        self._batches: dict[int, pa.RecordBatch] = {}
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise self._unusable(error) from None
 
     def __len__(self) -> int:
         batches = self._reader.num_record_batches
@@ -87,5 +91,15 @@ class ShardIndex:
 
     def _batch(self, number: int) -> pa.RecordBatch:
         if number not in self._batches:
-            self._batches[number] = self._reader.get_batch(number)
+            try:
+                batch = self._reader.get_batch(number)
+                batch.validate(full=True)  # offsets inside their buffers, text that is UTF-8
+            except (OSError, ValueError, pa.ArrowException) as error:
+                raise self._unusable(error) from None
+            self._batches[number] = batch
         return self._batches[number]
+
+    def _unusable(self, error: Exception) -> WorkFailed:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        message = f"{self._path}: no readable index ({reason}); see: vitstream verify DATASET"
+        return WorkFailed(message, cause="data", resumable=False)

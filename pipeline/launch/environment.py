@@ -7,7 +7,10 @@ from pathlib import Path
 
 from pipeline.dataset.errors import UsageError
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # save, and end with exit code 3
+# Save, and end with exit code 3. SIGHUP is a terminal that was closed; under nohup it is ignored, and stays so.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1) + (
+    () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)
+)
 
 # What our launcher tells its ranks besides RANK, LOCAL_RANK and WORLD_SIZE.
 PARENT_PID, ATTEMPT, RENDEZVOUS = "VITSTREAM_PARENT_PID", "VITSTREAM_ATTEMPT", "VITSTREAM_RENDEZVOUS"
@@ -31,13 +34,17 @@ class RankEnvironment:
         env = os.environ
         try:
             if "RANK" in env:
-                return cls(int(env["RANK"]), int(env.get("WORLD_SIZE", "1")), int(env.get("LOCAL_RANK", "0")))
-            if int(env.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in env:
-                local_rank = int(env.get("SLURM_LOCALID", "0"))
-                return cls(int(env["SLURM_PROCID"]), int(env["SLURM_NTASKS"]), local_rank)
+                place = (int(env["RANK"]), int(env.get("WORLD_SIZE", "1")), int(env.get("LOCAL_RANK", "0")))
+            elif int(env.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in env:
+                place = (int(env["SLURM_PROCID"]), int(env["SLURM_NTASKS"]), int(env.get("SLURM_LOCALID", "0")))
+            else:
+                return None
+            int(env.get("MASTER_PORT", "0"))
         except ValueError as error:
-            raise UsageError(f"RANK, WORLD_SIZE, LOCAL_RANK or SLURM_*: not a number ({error})") from None
-        return None
+            raise UsageError(f"RANK, WORLD_SIZE, LOCAL_RANK, MASTER_PORT or SLURM_*: no number ({error})") from None
+        if not 0 <= place[0] < place[1] or place[2] < 0:
+            raise UsageError(f"RANK {place[0]} of WORLD_SIZE {place[1]}, LOCAL_RANK {place[2]}: there is no such rank")
+        return cls(*place)
 
 
 def default_processes() -> int:

@@ -40,7 +40,7 @@ def launch(prepared: Prepared, processes: int, from_scratch: bool) -> None:
         nonlocal asked_to_stop
         asked_to_stop = True
         for process in ranks:
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(signum)
 
     for signum in STOP_SIGNALS:
         signal.signal(signum, pass_on)
@@ -65,7 +65,7 @@ def _start(command: list[str], rank: int, processes: int, number: int, attempt: 
         "WORLD_SIZE": str(processes),
         PARENT_PID: str(os.getpid()),
         ATTEMPT: str(number),
-        RENDEZVOUS: (attempt / "rendezvous").absolute().as_uri(),
+        RENDEZVOUS: str((attempt / "rendezvous").absolute()),
     }
     env.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
     env.setdefault("GLOO_SOCKET_IFNAME", "lo")

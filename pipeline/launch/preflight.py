@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from pipeline.checkpoint.manifest import CheckpointManifest, Damaged, published, read_checkpoint_manifest
 from pipeline.config import Config, differences, load_config
 from pipeline.dataset.errors import UsageError
@@ -24,7 +22,7 @@ class Prepared:
     run: RunDirectory
     train: Manifest
     val: Manifest | None
-    changed: tuple[str, ...]  # what differs from the run's first start, a line each
+    changed: tuple[str, ...]  # what differs from the newest checkpoint, a line each
 
 
 def prepare(run_yaml: Path, overrides: list[str], world_size: int, from_scratch: bool) -> Prepared:
@@ -50,14 +48,16 @@ def prepare(run_yaml: Path, overrides: list[str], world_size: int, from_scratch:
     run.create()
     if from_scratch:
         return Prepared(config, run, train, val, changed=())
-    changed = _compare(config, run)
     newest = _newest(run)
-    if newest is not None and newest.data["fingerprint"] != train.fingerprint:
+    if newest is None:
+        return Prepared(config, run, train, val, changed=())
+    if newest.data["fingerprint"] != train.fingerprint:
         raise UsageError(
             f"data.train: {config.data.train} is not the dataset of this run's checkpoints (fingerprint "
             f"{train.fingerprint[:12]}, theirs {newest.data['fingerprint'][:12]}): bring that one back, "
             "or take another run_dir"
         )
+    changed = _compare(config, newest)
     return Prepared(config, run, train, val, changed)
 
 
@@ -73,21 +73,15 @@ def _dataset(path: Path, key: str) -> Manifest:
     return manifest
 
 
-def _compare(config: Config, run: RunDirectory) -> tuple[str, ...]:
-    """Lines about what changed since the first start. Raises UsageError where a checkpoint could not be used."""
-    if not run.config.exists():
-        return ()
-    try:
-        first = yaml.safe_load(run.config.read_text())
-        if not isinstance(first, dict):
-            raise ValueError("not a mapping of keys")
-    except (OSError, ValueError, yaml.YAMLError):
-        raise UsageError(f"{run.config}: not the configuration that was written; delete it to go on without") from None
-    changes = [c for c in differences(first, config.to_json()) if c[0] not in ("run_dir", "slurm")]
+def _compare(config: Config, newest: CheckpointManifest) -> tuple[str, ...]:
+    """Lines about what changed since the newest checkpoint. Raises UsageError where it could not be used."""
+    changes = [
+        c for c in differences(newest.config, config.to_json(exclude={"run_dir"})) if not c[0].startswith("slurm")
+    ]
     for key, before, after in changes:
-        if published(run.checkpoints) and key.startswith(_FIXED):
+        if key.startswith(_FIXED):
             raise UsageError(
-                f"{key}: was {before} when this run began and is {after} now, which its checkpoints do not fit: "
+                f"{key}: is {before} in this run's checkpoints and {after} now, which does not fit: "
                 "change it back, or take another run_dir"
             )
     return tuple(f"{key}: {before} -> {after}" for key, before, after in changes)

@@ -11,7 +11,17 @@ STAGES: Final = (0, 1, 2)
 # What a template may hold: what DeepSpeed owns and the checkpoint can follow. Batch, clipping, precision, optimizer and
 # schedule are the run's; offloading and accumulation types change the optimizer under the checkpoint.
 _KEYS: Final = ("zero_optimization", "communication_data_type", "comms_logger", "wall_clock_breakdown")
-_NOT_YET: Final = ("offload_optimizer", "offload_param")
+_ZERO_KEYS: Final = (
+    "stage",
+    "overlap_comm",
+    "contiguous_gradients",
+    "reduce_scatter",
+    "reduce_bucket_size",
+    "allgather_partitions",
+    "allgather_bucket_size",
+    "round_robin_gradients",
+    "use_multi_rank_bucket_allreduce",
+)
 
 
 def template_path(zero: str) -> Path:
@@ -45,11 +55,11 @@ def zero_template(config: Config) -> dict[str, Any]:
         raise UsageError(
             f"{path}: {foreign} does not belong here; known: {', '.join(_KEYS)} (the run's YAML has the rest)"
         )
-    missing = next((key for key in _NOT_YET if key in zero), None)
-    if missing:
-        raise UsageError(f"{path}: zero_optimization.{missing} is not available in this version")
+    unknown = next((key for key in zero if key not in _ZERO_KEYS), None)
+    if unknown:
+        raise UsageError(f"{path}: zero_optimization.{unknown} is not available; known: {', '.join(_ZERO_KEYS)}")
     stage = zero.get("stage", 0)
-    if stage not in STAGES:
+    if stage not in STAGES or isinstance(stage, bool):
         raise UsageError(f"{path}: ZeRO stage {stage} is not available; take zero0, zero1 or zero2")
     if stage == 0 and config.precision == "bf16":
         raise UsageError("zero: zero0 goes with precision: fp32 only (DeepSpeed steps once on nothing); take zero1")

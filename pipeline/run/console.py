@@ -1,5 +1,7 @@
 """What the operator sees: rank 0 speaks, one progress line while training, a line for each event."""
 
+import contextlib
+import os
 import shutil
 import sys
 import time
@@ -20,18 +22,16 @@ class Console:
     def say(self, message: str) -> None:
         """An event: a line that stays."""
         if self._speaks:
-            if self._open:
-                print(file=self._stream)
-                self._open = False
             line = self._record(message)
-            print(line, file=self._stream, flush=True)
+            self._print(f"\n{line}\n" if self._open else f"{line}\n")
+            self._open = False
 
     def progress(self, message: str) -> None:
         """Where the run is: the next call replaces it."""
         if self._live:
             self._record(message)
             width = shutil.get_terminal_size().columns - 1  # a wrapped line could not be rewritten
-            print(f"\r\033[K{message[:width]}", end="", file=self._stream, flush=True)
+            self._print(f"\r\033[K{message[:width]}")
             self._open = True
         else:
             self.say(message)
@@ -39,8 +39,18 @@ class Console:
     def _record(self, message: str) -> str:
         line = f"{time.strftime('%H:%M:%S')} {message}"
         if self._log:
-            print(line, file=self._log)
+            with contextlib.suppress(OSError):  # a full disk: the line has been on the terminal
+                print(line, file=self._log)
         return line
+
+    def _print(self, text: str) -> None:
+        """A terminal that went away, or a pipe that was closed, is no reason to stop training."""
+        try:
+            print(text, end="", file=self._stream, flush=True)
+        except OSError:  # what Python's own documentation does about SIGPIPE: what follows goes nowhere
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
 
 
 def eta(seconds: float) -> str:

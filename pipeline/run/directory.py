@@ -65,8 +65,9 @@ class RunDirectory:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             with (self.path / "lock").open("ab"):
                 pass
-        except OSError as error:
-            raise UsageError(f"run_dir: cannot write to {self.path} ({error.strerror})") from None
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            reason = getattr(error, "strerror", None) or error
+            raise UsageError(f"run_dir: cannot write to {self.path} ({reason})") from None
 
     def own(self) -> None:
         """Takes the run for this process, for life.

@@ -50,10 +50,10 @@ class Verdict:
 
 
 def read_verdict(attempt: Path) -> Verdict | None:
-    """The attempt's verdict, or None where nobody lived to write one."""
+    """The attempt's verdict, or None where nobody lived to write one that can be read."""
     try:
         return Verdict(**json.loads((attempt / "verdict.json").read_bytes()))
-    except FileNotFoundError:
+    except (OSError, ValueError, TypeError):
         return None
 
 

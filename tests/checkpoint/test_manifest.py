@@ -15,6 +15,7 @@ def manifest(**changes) -> CheckpointManifest:
         "world_size": 2,
         "zero_stage": 1,
         "precision": "fp32",
+        "config": {"seed": 0},
         "config_hash": "c" * 64,
         "parent": None,
         "data": {"fingerprint": "f" * 64, "order": {}, "ledger": {}},

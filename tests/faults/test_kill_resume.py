@@ -42,13 +42,14 @@ def kill_at_random(run, nproc: int, chance: random.Random) -> str:
     assert until_step(launcher, run, before + chance.randint(1, 20)), launcher.communicate()
     time.sleep(chance.uniform(0, 0.2))
     victim = chance.choice(["launcher", *range(nproc)])
-    ranks = ranks_of(launcher)
+    ranks, family = ranks_of(launcher), psutil.Process(launcher.pid).children(recursive=True)
+    assert len(family) >= 3 * nproc, "each rank has a fork server and a loader worker"
     (psutil.Process(launcher.pid) if victim == "launcher" else ranks[victim]).kill()
     launcher.communicate(timeout=60)
     deadline = time.monotonic() + 5.0  # generous for a busy machine; the kernel needs milliseconds
-    while any(map(runs, ranks)) and time.monotonic() < deadline:
+    while any(map(runs, family)) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not any(map(runs, ranks)), "ranks outlived their launcher"
+    assert not any(map(runs, family)), "ranks or their workers outlived the launcher"
     assert launcher.returncode == (-signal.SIGKILL if victim == "launcher" else 1)
     return str(victim)
 
@@ -137,7 +138,7 @@ def test_a_signal_to_every_process_at_once_saves_too(data, tmp_path):
     assert len(list((run.with_suffix("") / "checkpoints").iterdir())) == 1
 
 
-@pytest.mark.parametrize(("signum", "when"), [("SIGINT", 4), ("SIGUSR1", 4), ("SIGTERM", 0)])
+@pytest.mark.parametrize(("signum", "when"), [("SIGINT", 4), ("SIGUSR1", 4), ("SIGHUP", 4), ("SIGTERM", 0)])
 def test_other_signals_and_moments_save_too(data, tmp_path, signum, when):
     """`when` is a step, or 0 for the moment at which the ranks have just been started."""
     run = write_run(tmp_path / "run.yaml", *data, epochs=40, checkpoint={"every_steps": 1000})

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -86,6 +87,67 @@ def test_two_runs_on_one_folder(data, tmp_path):
     first.terminate()
     first.communicate(timeout=60)
     assert first.returncode == 3
+
+
+def test_odd_run_folders_and_a_closed_terminal(data, tmp_path):
+    """Spaces, accents and what a URL would escape; and a reader of the output that goes away, as `| head -1` does."""
+    run = write_run(tmp_path / "run.yaml", *data, run_dir=str(tmp_path / "a b é#%20x"), steps=3, epochs=None)
+    launcher = start("train", run, "--nproc", 2)
+    assert "attempt 0" in launcher.stdout.readline()
+    launcher.stdout.close()
+    assert launcher.wait(timeout=60) == 0
+    assert launcher.stderr.read() == ""
+    assert "finished" in (tmp_path / "a b é#%20x" / "attempts" / "000" / "rank-0.log").read_text()
+
+
+def test_what_was_tried_before_the_first_checkpoint_does_not_bind(data, tmp_path):
+    run = write_run(tmp_path / "run.yaml", *data, checkpoint={"every_steps": 1000})
+    first = start("train", run)
+    assert until_step(first, run, 2)
+    first.kill()
+    first.communicate()
+    other = ("--set", "seed=7", "--set", "model.depth=1", "--set", "epochs=null")
+    train(run, 1, *other, "--set", "steps=4")
+    train(run, 1, *other, "--set", "steps=6")
+    one_line(vitstream("train", run), "model.depth", "1", "2")
+
+
+def test_a_label_that_tar_and_index_disagree_on_is_a_hole(data, tmp_path):
+    from pipeline.dataset.index import ShardIndex, write_index
+
+    damaged = tmp_path / "damaged"
+    shutil.copytree(data[0], damaged)
+    path = damaged / "shards" / "shard-000000.arrow"
+    rows = [ShardIndex(path).row(n) for n in range(len(ShardIndex(path)))]
+    rows[3] = replace(rows[3], labels=((rows[3].labels[0] + 1) % 5,))
+    write_index(path, rows)
+    run = write_run(tmp_path / "run.yaml", damaged, epochs=1)
+    train(run, 2)
+    (hole,) = read_lines(run.with_suffix("") / "holes.jsonl")
+    assert hole["key"] == rows[3].key and "label" in hole["cause"]
+
+
+@pytest.mark.parametrize("damage", ["flipped", "short", "few classes"])
+def test_an_unusable_dataset_ends_in_one_line(data, tmp_path, damage):
+    from pipeline.dataset.index import ShardIndex, write_index
+
+    damaged = tmp_path / "damaged"
+    shutil.copytree(data[0], damaged)
+    path = damaged / "shards" / "shard-000000.arrow"
+    if damage == "flipped":
+        content = bytearray(path.read_bytes())
+        content[content.index(ShardIndex(path).row(0).key.encode())] = 0xFF  # no longer UTF-8
+        path.write_bytes(content)
+    elif damage == "short":
+        write_index(path, [ShardIndex(path).row(n) for n in range(len(ShardIndex(path)) - 1)])
+    else:
+        body = json.loads((damaged / "dataset.json").read_text())
+        (damaged / "dataset.json").write_text(json.dumps(body | {"classes": body["classes"][:3]}))
+    run = write_run(tmp_path / "run.yaml", damaged, epochs=1)
+    done = vitstream("train", run, "--nproc", 2)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1 and "vitstream verify" in done.stderr and "shard-0000" in done.stderr
+    assert (verdict_of(run, 0)["cause"], verdict_of(run, 0)["resumable"]) == ("data", False)
 
 
 def test_torchrun_starts_the_ranks_too(data, undisturbed, tmp_path):

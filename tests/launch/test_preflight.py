@@ -62,7 +62,7 @@ def test_other_wrong_values(data, tmp_path):
     refused(write_run(run, data, zero="zero0", precision="bf16"), "zero0", "fp32")
     refused(write_run(run, data, batch_size="many"), "batch_size")
     refused(write_run(run, data, model={"name": "vit-q/16"}), "model.name", "vit-q/16", "ti, s, b, l, h, g")
-    refused(write_run(run, data, steps=4), "either epochs or steps")
+    refused(write_run(run, data, steps=4), "exactly one of epochs and steps")
     template = tmp_path / "mine.json"
     template.write_text('{"zero_optimization": {"stage": 1}, "gradient_clipping": 1.0}')
     refused(write_run(run, data, zero=str(template)), "mine.json", "gradient_clipping")

@@ -73,7 +73,7 @@ def our_engine(run, out, world_size):
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
             "WORLD_SIZE": str(world_size),
-            "RENDEZVOUS": (out / "rendezvous").as_uri(),
+            "RENDEZVOUS": str(out / "rendezvous"),
             "GLOO_SOCKET_IFNAME": "lo",
         }
         ranks.append(subprocess.Popen([sys.executable, "-m", "tests.parity.worker", str(run), str(out)], env=env))
