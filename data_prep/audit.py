@@ -12,14 +12,16 @@ import pyarrow.parquet as pq
 import xxhash
 
 from data_prep.catalog import CATALOGUE_NAME
+from data_prep.names import escape, unescape
 from data_prep.tar import Member, TarError, members
 from data_prep.workers import Advance
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.images import ImageError, decode, read_header
-from pipeline.dataset.index import IndexRow, ShardIndex
-from pipeline.dataset.keys import hex64, key_hash, key_sum
+from pipeline.dataset.index import SCHEMA, IndexRow
+from pipeline.dataset.keys import hex64, key_hash, key_sum, sample_key
 from pipeline.dataset.manifest import LabelKind, Shard
 
+UNREADABLE: Final = (WorkFailed, pa.ArrowException, OSError, ValueError, TypeError)  # by what a damaged file raises
 MAX_FINDINGS: Final = 20  # on single samples of one shard: the next thousand would say the same
 IMAGE_SUFFIXES: Final = ("jpg", "png", "webp")
 
@@ -44,8 +46,9 @@ class AuditTask:
     dataset: Path
     number: int
     shard: Shard
-    classes: int
+    classes: tuple[str, ...]
     labels: LabelKind
+    split: str
     max_pixels: int
 
 
@@ -61,7 +64,7 @@ class Audit:
     def add(self, problem: str, key: str = "") -> None:
         """Notes a finding; one more on a single sample is only counted where there are too many to be read."""
         if not key or len(self.findings) < MAX_FINDINGS:
-            self.findings.append(Finding(str(self.task.dataset), self.task.shard.name, key, problem))
+            self.findings.append(Finding(escape(str(self.task.dataset)), self.task.shard.name, key, problem))
         else:
             self.more += 1
 
@@ -109,11 +112,33 @@ def audit_shard(task: AuditTask, advance: Advance) -> Audit:
 
 def _index_rows(audit: Audit, path: Path) -> list[IndexRow]:
     try:
-        index = ShardIndex(path)
-        return [index.row(position) for position in range(len(index))]
-    except (WorkFailed, pa.ArrowException, OSError, ValueError) as error:
-        audit.add(f"index {path.name} cannot be read: {str(error).splitlines()[0]}")
+        return index_rows(path)
+    except UNREADABLE as error:
+        audit.add(f"index {path.name} cannot be read: {_first_line(error)}")
         return []
+
+
+def index_rows(path: Path) -> list[IndexRow]:
+    """All rows of an index that may be damaged. Raises one of UNREADABLE.
+
+    Every offset and null is looked at before any is followed: in a damaged file, following one may crash Arrow.
+    """
+    rows: list[IndexRow] = []
+    with path.open("rb") as file, pa.ipc.open_file(file) as reader:
+        if reader.schema != SCHEMA:
+            raise ValueError("columns of other names or types")
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            batch.validate(full=True)
+            if any(column.null_count for column in batch.columns):
+                raise ValueError("a column has nulls")
+            for key, offset, size, labels, width, height in zip(*(c.to_pylist() for c in batch.columns), strict=True):
+                rows.append(IndexRow(key, offset, size, tuple(labels), width, height))
+    return rows
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _audit_samples(audit: Audit, file: _HashedFile, rows: list[IndexRow], advance: Advance) -> None:
@@ -123,11 +148,10 @@ def _audit_samples(audit: Audit, file: _HashedFile, rows: list[IndexRow], advanc
         for position, (image, label) in enumerate(_samples(file)):
             seen += 1
             advance(1)
-            key = image.name.split(".", 1)[0]
             row = rows[position] if position < len(rows) else None
-            _audit_sample(audit, image, label, row)
+            truth = _audit_sample(audit, image, label, row)
             if catalogue is not None and position < len(catalogue):
-                _compare(audit, key, catalogue[position], _catalogue_of(image, label, row))
+                _compare(audit, catalogue[position], truth, image.data)
     except TarError as error:
         audit.add(str(error))
     if rows and seen != len(rows):
@@ -152,13 +176,14 @@ def _samples(file: _HashedFile) -> Iterator[tuple[Member, Member]]:
         raise TarError(f"{image.name}: has no label")
 
 
-def _audit_sample(audit: Audit, image: Member, label: Member, row: IndexRow | None) -> None:
+def _audit_sample(audit: Audit, image: Member, label: Member, row: IndexRow | None) -> IndexRow:
+    """Checks a sample against its index. Returns what the index ought to say."""
     key = image.name.split(".", 1)[0]
     labels = _labels(label)
     if labels is None or (audit.task.labels == "single") != label.name.endswith(".cls"):
         audit.add(f"{label.name} holds no {audit.task.labels} label: {label.data[:40]!r}", key)
-    elif any(value >= audit.task.classes for value in labels):
-        audit.add(f"label {list(labels)}, but there are {audit.task.classes} classes", key)
+    elif any(value >= len(audit.task.classes) for value in labels):
+        audit.add(f"label {list(labels)}, but there are {len(audit.task.classes)} classes", key)
     try:
         header = read_header(image.data, audit.task.max_pixels)
         decode(image.data, header, min_width=1, min_height=1)  # at 1/8: every byte is parsed all the same
@@ -166,12 +191,12 @@ def _audit_sample(audit: Audit, image: Member, label: Member, row: IndexRow | No
     except ImageError as error:
         audit.add(f"image cannot be decoded: {error}", key)
         size = (row.width, row.height) if row else (0, 0)
-    if row is not None:
-        truth = IndexRow(key, image.offset, len(image.data), labels or (), *size)
-        if row != truth:
-            names = [name for name in IndexRow.__annotations__ if getattr(row, name) != getattr(truth, name)]
-            differs = ", ".join(f"{name} {getattr(row, name)} instead of {getattr(truth, name)}" for name in names)
-            audit.add(f"its index says {differs}", key)
+    truth = IndexRow(key, image.offset, len(image.data), labels or (), *size)
+    if row is not None and row != truth:
+        names = [name for name in IndexRow.__annotations__ if getattr(row, name) != getattr(truth, name)]
+        differs = ", ".join(f"{name} {getattr(row, name)} instead of {getattr(truth, name)}" for name in names)
+        audit.add(f"its index says {differs}", key)
+    return truth
 
 
 def _labels(label: Member) -> tuple[int, ...] | None:
@@ -187,28 +212,47 @@ def _labels(label: Member) -> tuple[int, ...] | None:
 
 
 def _catalogue_rows(audit: Audit) -> list[dict[str, object]] | None:
-    """This shard's row group, or None where there is none: that is reported once, for the whole dataset."""
+    """This shard's row group, or None where it cannot be read."""
     try:
-        with pq.ParquetFile(audit.task.dataset / CATALOGUE_NAME) as file:
+        with (audit.task.dataset / CATALOGUE_NAME).open("rb") as opened, pq.ParquetFile(opened) as file:
             return file.read_row_group(audit.task.number).to_pylist()
-    except (OSError, pa.ArrowException, IndexError):
+    except (*UNREADABLE, IndexError) as error:
+        audit.add(f"its rows of {CATALOGUE_NAME} cannot be read: {_first_line(error)}")
         return None
 
 
-def _catalogue_of(image: Member, label: Member, row: IndexRow | None) -> dict[str, object]:
-    truth: dict[str, object] = {"key": image.name.split(".", 1)[0], "size": len(image.data)}
-    truth["hash"] = xxhash.xxh3_64_hexdigest(image.data)
-    if row is not None:
-        truth |= {"labels": list(row.labels), "width": row.width, "height": row.height}
-    return truth
-
-
-def _compare(audit: Audit, key: str, said: dict[str, object], truth: dict[str, object]) -> None:
+def _compare(audit: Audit, said: dict[str, object], truth: IndexRow, image: bytes) -> None:
+    """Compares a row of the catalogue, every column of it, with the sample."""
+    expected: dict[str, object] = {
+        "key": truth.key,
+        "labels": list(truth.labels),
+        "size": len(image),
+        "width": truth.width,
+        "height": truth.height,
+        "split": audit.task.split,
+        "hash": xxhash.xxh3_64_hexdigest(image),
+        "shard": audit.task.shard.name,
+    }
     differs = [
-        f"{name} {said.get(name)} instead of {value}" for name, value in truth.items() if said.get(name) != value
+        f"{name} {said.get(name)} instead of {value}" for name, value in expected.items() if said.get(name) != value
     ]
+    if not _belongs(str(said.get("path")), truth, audit.task.classes):
+        differs.append(f"path {said.get('path')}, which has another key or class")
     if differs:
-        audit.add(f"{CATALOGUE_NAME} says {', '.join(differs)}", key)
+        audit.add(f"{CATALOGUE_NAME} says {', '.join(differs)}", truth.key)
+
+
+def _belongs(path: str, truth: IndexRow, classes: tuple[str, ...]) -> bool:
+    """Whether an escaped path is the one that a sample's key and class were taken from."""
+    try:
+        name = unescape(path)
+        return (
+            escape(name) == path
+            and sample_key(name) == truth.key
+            and all(classes[label] == escape(name.partition("/")[0]) for label in truth.labels)
+        )
+    except (UnicodeError, IndexError):
+        return False
 
 
 def _summarise(audit: Audit, keys: list[str]) -> None:

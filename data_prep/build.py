@@ -1,6 +1,5 @@
 """`vitstream shard`: list, plan, make the shards that are missing, and write the manifest last."""
 
-import errno
 import json
 import signal
 import threading
@@ -21,16 +20,15 @@ from data_prep.plan import Options, PlannedShard, asked, plan
 from data_prep.progress import progress_bar
 from data_prep.quantities import parse_limit
 from data_prep.shards import ShardTask, make_shard
-from data_prep.sources import Listing, SourceImage, list_images
+from data_prep.sources import Listing, SourceImage, list_images, resolved
 from data_prep.workers import Advance, Workers
 from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
 from pipeline.dataset.files import fsync_directory
 from pipeline.dataset.images import ImageError
 from pipeline.dataset.keys import keyed_hash
-from pipeline.dataset.manifest import MANIFEST_NAME, Manifest, Shard, read_manifest, write_manifest
+from pipeline.dataset.manifest import MANIFEST_NAME, File, Manifest, Shard, read_manifest, write_manifest
 
 PROBED_IMAGES: Final = 32
-_DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -61,9 +59,14 @@ def shard(
         listing = list_images(sources)
         _check_apart(listing, out)
         limit = parse_limit(max_rejects, len(listing.images), "--max-rejects")
-        was_complete = _is_complete(out, asked(listing, options))
+        try:
+            was_complete = _is_complete(out, asked(listing, options))
+        except OSError as error:
+            raise work.unusable(out, error) from None
         if was_complete:
             encoded = 0
+            for folder in _folders(out, options):
+                _check_whole(folder, out)
             if (out / work.WORK_NAME).exists():  # stopped after the manifest was written
                 work.remove(out / work.WORK_NAME)
         else:
@@ -152,7 +155,9 @@ def _publish(dataset: Path, tasks: Sequence[ShardTask], listing: Listing, option
     write_rejects(dataset / REJECTS_NAME, _rejects(tasks))
     fsync_directory(dataset.parent)
     what = asked(listing, options) | {"split": tasks[0].planned.split}
-    write_manifest(dataset, Manifest(listing.classes, "single", shards, what))
+    files = [File(**record["index"]) for record in records if record["shard"]["samples"]]
+    files += [File.of(dataset, name) for name in (CATALOGUE_NAME, REJECTS_NAME)]
+    write_manifest(dataset, Manifest(listing.classes, "single", shards, what, tuple(files)))
 
 
 def _is_complete(out: Path, now: dict[str, Any]) -> bool:
@@ -167,9 +172,24 @@ def _is_complete(out: Path, now: dict[str, Any]) -> bool:
     return present == wanted
 
 
+def _check_whole(dataset: Path, out: Path) -> None:
+    """Raises UsageError where a file of a finished dataset is gone or has another size."""
+    manifest = read_manifest(dataset)
+    sizes = {f"shards/{shard.name}": shard.bytes for shard in manifest.shards}
+    sizes |= {file.name: file.bytes for file in manifest.files}
+    for name, size in sizes.items():
+        try:
+            found = (dataset / name).stat().st_size
+        except OSError as error:
+            raise UsageError(f"{dataset / name}: {error.strerror}; delete {out} and start again") from None
+        if found != size:
+            wrong = f"has {found:,} bytes, {MANIFEST_NAME} says {size:,}"
+            raise UsageError(f"{dataset / name}: {wrong}; delete {out} and start again")
+
+
 def _check_apart(listing: Listing, out: Path) -> None:
     for root in listing.roots:
-        if out.resolve().is_relative_to(root):
+        if resolved(out).is_relative_to(root):
             raise UsageError(f"--out {out}: lies inside SOURCE {root}; choose a folder outside it")
 
 
@@ -215,7 +235,7 @@ def _folders(out: Path, options: Options) -> list[Path]:
 
 
 def _explained(error: OSError, out: Path) -> WorkFailed:
-    if error.errno in _DISK_FULL:
+    if error.errno in work.DISK_FULL:
         return WorkFailed(f"{out}: no space left; all whole shards are kept: make room and run the same again")
     where = escape(str(error.filename or out))
     return WorkFailed(f"{where}: {error.strerror or error}; all whole shards are kept: run the same again to continue")

@@ -62,7 +62,8 @@ def join_rows(path: Path, parts: Iterable[Path]) -> None:
     """The whole catalogue from its parts in order, a row group per shard, one part in memory at a time."""
     with atomic_file(path) as file, pq.ParquetWriter(file, SCHEMA) as writer:
         for part in parts:
-            table = pq.read_table(part)
+            with part.open("rb") as opened:  # not by its name, which Arrow takes only as UTF-8
+                table = pq.read_table(opened)
             writer.write_table(table, row_group_size=max(1, table.num_rows))
 
 

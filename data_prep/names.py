@@ -7,7 +7,8 @@ per byte. Everything else stays as it is, so nearly every path is its own escape
 
 import re
 
-_SPECIAL = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_BREAKING = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_SPECIAL = re.compile(rf"\\|{_BREAKING.pattern}")
 _ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
 
 
@@ -21,9 +22,19 @@ def from_bytes(path: bytes) -> str:
     return path.decode("utf-8", "surrogateescape")
 
 
+def _hex(found: re.Match[str]) -> str:
+    errors = "surrogateescape" if "\udc80" <= found[0] <= "\udcff" else "surrogatepass"
+    return "".join(rf"\x{byte:02x}" for byte in found[0].encode("utf-8", errors))
+
+
 def escape(path: str) -> str:
     """A path as one line of valid UTF-8."""
-    return _SPECIAL.sub(lambda found: "".join(rf"\x{byte:02x}" for byte in to_bytes(found[0])), path)
+    return _SPECIAL.sub(_hex, path)
+
+
+def one_line(text: str) -> str:
+    """A message, whatever names are in it, as one line: `escape`, but a backslash may be one of the message's own."""
+    return _BREAKING.sub(_hex, text)
 
 
 def unescape(text: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
+from data_prep.names import escape
 from data_prep.sources import Listing, SourceImage
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.images import MAX_PIXELS
@@ -60,7 +61,7 @@ def asked(listing: Listing, options: Options) -> dict[str, Any]:
     values = asdict(options)
     if options.as_is:
         values["quality"] = None
-    names = sorted(root.name for root in listing.roots)
+    names = sorted(escape(root.name) for root in listing.roots)
     return {"source": names, **values, "images": len(listing.images), "listing": listing.digest()}
 
 

@@ -13,7 +13,7 @@ def parse_bytes(text: str, option: str) -> int:
     """`512MB` (10**6), `512MiB` (2**20), `1.5G`, `4096`. Raises UsageError naming `option`."""
     found = _SIZE.fullmatch(text.strip())
     factor = (_UNITS | _BINARY).get(found[2].upper()) if found else None
-    if found is None or factor is None or float(found[1]) * factor < 1:
+    if found is None or factor is None or not 1 <= float(found[1]) * factor < 2**63:
         raise UsageError(f"{option} {text!r}: not a size; write it like 512MB, 64MiB or 1.5GB")
     return round(float(found[1]) * factor)
 
@@ -26,7 +26,7 @@ def parse_limit(text: str, total: int, option: str) -> int:
     """
     text = text.strip()
     if re.fullmatch(r"\d+", text):
-        return int(text)
+        return int(min(float(text), total))  # as a float, any number of digits is one
     share = re.fullmatch(r"(\d*\.?\d+)(%?)", text)
     value = float(share[1]) / (100 if share[2] else 1) if share else -1.0
     if not 0 <= value <= 1:

@@ -5,7 +5,7 @@ a final name, and a shard without a record is made again from the start, to the 
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,7 +21,7 @@ from pipeline.dataset.files import atomic_file, fsync_directory, write_json
 from pipeline.dataset.images import ImageError
 from pipeline.dataset.index import IndexRow, write_index
 from pipeline.dataset.keys import hex64, key_sum
-from pipeline.dataset.manifest import Shard
+from pipeline.dataset.manifest import File, Shard
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ def make_shard(task: ShardTask, advance: Callable[[int], None]) -> None:
     write_rows(task.path(".parquet"), contents.catalogue)
     index = task.path(".arrow")
     write_index(index, contents.index)
+    hashed = replace(File.of(index.parent, index.name), name=f"shards/{shard.index_name}")
     if keys:  # a shard of rejects only is none
         tar.replace(task.shards / shard.name)
         index.replace(task.shards / shard.index_name)
@@ -97,7 +98,8 @@ def make_shard(task: ShardTask, advance: Callable[[int], None]) -> None:
     else:
         tar.unlink()
         index.unlink()
-    write_json(task.record, {"shard": asdict(shard), "rejects": [asdict(reject) for reject in contents.rejects]})
+    rejects = [asdict(reject) for reject in contents.rejects]
+    write_json(task.record, {"shard": asdict(shard), "index": asdict(hashed), "rejects": rejects})
 
 
 def _add(task: ShardTask, image: SourceImage, out: _HashingFile, contents: _Contents) -> None:

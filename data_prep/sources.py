@@ -58,7 +58,7 @@ def list_images(sources: Sequence[Path]) -> Listing:
     ignored: Counter[str] = Counter()
     found: dict[str, tuple[int, int]] = {}  # path -> (source, bytes)
     for number, source in enumerate(sources):
-        if source.resolve() in (other.resolve() for other in sources[:number]):
+        if resolved(source) in map(resolved, sources[:number]):
             raise UsageError(f"{source}: given twice as SOURCE")
         before = len(found)
         for path, size in _walk(source, ignored):
@@ -74,7 +74,15 @@ def list_images(sources: Sequence[Path]) -> Listing:
     label = {name: position for position, name in enumerate(classes)}
     images = tuple(SourceImage(sample_key(p), p, found[p][0], label[p.partition("/")[0]], found[p][1]) for p in paths)
     _check_keys(images)
-    return Listing(tuple(Path(s).resolve() for s in sources), images, tuple(map(escape, classes)), dict(ignored))
+    return Listing(tuple(map(resolved, sources)), images, tuple(map(escape, classes)), dict(ignored))
+
+
+def resolved(path: Path) -> Path:
+    """The path without links. Raises UsageError where they lead in a circle."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # which of them depends on Python's version
+        raise UsageError(f"{path}: a link that leads in a circle; name the folder itself") from None
 
 
 def _walk(source: Path, ignored: Counter[str]) -> Iterator[tuple[str, int]]:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from data_prep.build import Outcome
 from data_prep.catalog import REJECTS_NAME
+from data_prep.names import escape
 from data_prep.quantities import human_bytes
 from pipeline.dataset.manifest import Manifest
 
 
-def as_text(outcome: Outcome) -> str:
+def as_lines(outcome: Outcome) -> list[str]:
     """A few lines for a person."""
     lines = [_dataset_line(folder, manifest) for folder, manifest in outcome.datasets.items()]
     lines += [
@@ -18,16 +19,16 @@ def as_text(outcome: Outcome) -> str:
     if outcome.ignored:
         lines.append("ignored: " + ", ".join(f"{what} ({count:,})" for what, count in sorted(outcome.ignored.items())))
     if outcome.was_complete:
-        return "\n".join([*lines, "complete already: nothing to do"])
+        return [*lines, "complete already: nothing to do"]
     rate = outcome.encoded / max(outcome.seconds, 1e-9)
-    return "\n".join([*lines, f"{outcome.encoded:,} images in {outcome.seconds:.1f} s: {rate:,.0f} images/s"])
+    return [*lines, f"{outcome.encoded:,} images in {outcome.seconds:.1f} s: {rate:,.0f} images/s"]
 
 
 def as_json(outcome: Outcome) -> str:
     """The same for a program."""
     datasets = [
         {
-            "path": str(folder),
+            "path": escape(str(folder)),
             "samples": manifest.samples,
             "classes": len(manifest.classes),
             "shards": len(manifest.shards),

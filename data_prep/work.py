@@ -21,6 +21,7 @@ from pipeline.dataset.errors import UsageError
 from pipeline.dataset.files import write_json
 
 WORK_NAME = ".shard-work"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _LIBRARIES = ("vitstream", "numpy", "opencv-python-headless", "simplejpeg", "pillow", "pyarrow")
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -43,13 +44,20 @@ def work_folder(out: Path) -> Iterator[Path]:
             raise UsageError(f"{out}: not empty, and no unfinished dataset in it; choose another --out, or delete it")
         work.mkdir(parents=True, exist_ok=True)
         fd = os.open(work / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise UsageError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        raise unusable(out, error) from None
     try:
         _lock(fd, out)
         yield work
     finally:
         os.close(fd)
+
+
+def unusable(out: Path, error: OSError) -> UsageError:
+    """What to raise where OUT can be neither found nor made."""
+    return UsageError(f"{out}: cannot be written ({error.strerror}); choose another --out")
 
 
 def read_plan(work: Path) -> dict[str, Any] | None:

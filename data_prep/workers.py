@@ -25,6 +25,17 @@ Advance = Callable[[int], None]
 _REPORT_EVERY_S = 0.2
 
 
+class WorkerDied(WorkFailed):
+    """A worker process ended by itself, or was ended; `how` says how, `killed` whether as the kernel does it."""
+
+    def __init__(self, process: BaseProcess) -> None:
+        code = process.exitcode or 0
+        self.how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        self.killed = code == -signal.SIGKILL
+        hint = "if memory is short, use fewer --workers"
+        super().__init__(f"a worker process {self.how}; run the same command again to continue; {hint}")
+
+
 class Workers:
     """At most `count` processes, started when they are first needed; a context, at whose end they have ended too."""
 
@@ -42,15 +53,20 @@ class Workers:
             process.join()
 
     def run(
-        self, function: Callable[[Task, Advance], Result], tasks: Sequence[Task], advance: Advance
+        self,
+        function: Callable[[Task, Advance], Result],
+        tasks: Sequence[Task],
+        advance: Advance,
+        crashed: Callable[[Task, WorkerDied], Result] | None = None,
     ) -> Iterator[tuple[Task, Result]]:
         """Runs `function(task, advance)` for every task and yields (task, result) as they come in, in any order.
 
-        `advance` is called here with what the workers' own `advance` were told.
+        `advance` is called here with what the workers' own `advance` were told. Where `crashed` is given, its result
+        is that of a task on which a worker crashed, and another worker goes on with the rest.
 
         Raises:
             OSError: raised by the function, with its errno and file name.
-            WorkFailed: a worker died, for example for want of memory.
+            WorkerDied: a worker was killed, for example for want of memory, or crashed.
         """
         waiting = list(reversed(tasks))
         while len(self._processes) < min(self._count, len(tasks)):
@@ -62,17 +78,25 @@ class Workers:
         while busy:
             for connection in wait(list(busy)):
                 assert isinstance(connection, Connection)
-                kind, value = _receive(connection, self._processes[connection])
+                try:
+                    kind, value = _receive(connection, self._processes[connection])
+                except WorkerDied as death:
+                    if crashed is None or death.killed:
+                        raise
+                    del self._processes[connection]
+                    kind, value = "done", crashed(busy[connection], death)
                 if kind == "advance":
                     advance(value)
                     continue
                 done = busy.pop(connection)
+                if waiting and connection not in self._processes:
+                    connection = self._start()
                 if waiting:
                     busy[connection] = waiting.pop()
                     connection.send((function, busy[connection]))
                 yield done, value
 
-    def _start(self) -> None:
+    def _start(self) -> Connection:
         # Spawned, not forked: Arrow's threads do not survive a fork.
         context = get_context("spawn")
         ours, theirs = context.Pipe()
@@ -82,6 +106,7 @@ class Workers:
             process.start()
         theirs.close()
         self._processes[ours] = process
+        return ours
 
 
 def _receive(connection: Connection, process: BaseProcess) -> tuple[str, Any]:
@@ -89,10 +114,7 @@ def _receive(connection: Connection, process: BaseProcess) -> tuple[str, Any]:
         kind, value = connection.recv()
     except (EOFError, ConnectionError):
         process.join()
-        code = process.exitcode or 0
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        hint = "if memory is short, use fewer --workers"
-        raise WorkFailed(f"a worker process {how}; run the same command again to continue; {hint}") from None
+        raise WorkerDied(process) from None
     if kind == "os error":
         raise OSError(*value)
     if kind == "error":

@@ -1,4 +1,4 @@
-"""The command line: one file per verb in this folder, each a thin, typed front of one function elsewhere.
+"""The command line: a file per verb in this folder, each a thin, typed front of one function elsewhere.
 
 A verb's file imports nothing but typer at its top: `vitstream --help` has to answer at once, and on a login node
 there is no torch. Exit codes: 0 done, 1 the work failed, 2 wrong usage or input, 3 stopped but resumable.
@@ -8,6 +8,7 @@ import sys
 
 import typer
 
+from data_prep.names import one_line
 from pipeline.cli import order, shard, train, verify
 from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
 
@@ -31,7 +32,7 @@ def main() -> None:
     try:
         app()
     except (UsageError, WorkFailed, StoppedResumable) as error:
-        print(f"vitstream: {error}", file=sys.stderr)
+        print(f"vitstream: {one_line(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader went away, as in `| head`
         sys.exit(1)

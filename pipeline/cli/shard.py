@@ -40,6 +40,7 @@ def shard(
     from data_prep import build, summary
     from data_prep.plan import Options
     from data_prep.quantities import parse_bytes
+    from pipeline.cli.output import say
     from pipeline.dataset.errors import UsageError
     from pipeline.dataset.images import MAX_PIXELS
 
@@ -57,4 +58,4 @@ def shard(
     count = workers or len(os.sched_getaffinity(0))
     bar = sys.stderr.isatty() and not json
     outcome = build.shard(sources, out, options, max_rejects, count, bar)
-    print(summary.as_json(outcome) if json else summary.as_text(outcome))
+    say(*([summary.as_json(outcome)] if json else summary.as_lines(outcome)))

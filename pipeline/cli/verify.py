@@ -30,17 +30,17 @@ def verify(
     import sys
 
     from data_prep import verify as audit
+    from pipeline.cli.output import say
     from pipeline.dataset.errors import WorkFailed
 
     count = workers or len(os.sched_getaffinity(0))
     report = audit.verify(dataset, count, bar=sys.stderr.isatty() and not json)
     if json:
-        print(audit.as_json(report))
-    else:
-        for finding in report.findings:
-            print(finding)
+        say(audit.as_json(report))
+    elif report.findings:
+        say(*map(str, report.findings))
     if report.findings:
         raise WorkFailed(f"{dataset}: {len(report.findings):,} findings")
     if not json:
         what = f"{report.samples:,} samples in {report.shards:,} shards"
-        print(f"{dataset}: {what}: hashes, tars, indexes, catalogue and images agree, every key is there once")
+        say(f"{dataset}: {what}: hashes, tars, indexes, catalogue and images agree, every key is there once")

@@ -1,18 +1,23 @@
-"""`dataset.json`: what a DATASET holds. Written last, so a folder without it is no dataset."""
+"""`dataset.json`: what a DATASET holds. Written last, so a folder without it is no dataset.
+
+It has a hash of every other file, and one of itself: no bit of a dataset can change unnoticed.
+"""
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import xxhash
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.files import canonical_json, is_plain_name, write_json
 
 FORMAT_VERSION = 1
+MIN_SAMPLE_BYTES = 3 * 512  # the tar headers of an image and of its label, and the label
 MANIFEST_NAME = "dataset.json"
 LabelKind = Literal["single", "multi"]
 
@@ -33,6 +38,25 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class File:
+    """Any other file of a dataset: an index, the catalogue, the rejects."""
+
+    name: str  # relative to DATASET
+    bytes: int
+    xxh3: str
+
+    @classmethod
+    def of(cls, dataset: Path, name: str) -> "File":
+        """The file as it lies there. Raises OSError."""
+        hasher, size = xxhash.xxh3_64(), 0
+        with (dataset / name).open("rb") as file:
+            while block := file.read(2**20):
+                hasher.update(block)
+                size += len(block)
+        return cls(name, size, hasher.hexdigest())
+
+
+@dataclass(frozen=True)
 class Manifest:
     """A dataset's contents. Sample i is the i-th of the concatenated shards, in this order."""
 
@@ -40,6 +64,7 @@ class Manifest:
     labels: LabelKind
     shards: tuple[Shard, ...]
     asked: dict[str, Any] = field(default_factory=dict)  # what `shard` was asked for; never a path or a time
+    files: tuple[File, ...] = ()
 
     @cached_property
     def samples(self) -> int:
@@ -64,17 +89,70 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """The content of dataset.json, with the `wids` keys by which other readers open it."""
-        return {
+        body: dict[str, Any] = {
             "version": FORMAT_VERSION,
             "samples": self.samples,
             "classes": list(self.classes),
             "labels": self.labels,
             "asked": self.asked,
             "shards": [asdict(shard) for shard in self.shards],
+            "files": [asdict(file) for file in self.files],
             "__kind__": "wids-shard-index-v1",
             "wids_version": 1,
             "shardlist": [{"url": f"shards/{s.name}", "nsamples": s.samples, "filesize": s.bytes} for s in self.shards],
         }
+        return body | {"xxh3": xxhash.xxh3_64_hexdigest(canonical_json(body))}
+
+
+Count = Annotated[int, Field(ge=0, lt=2**53)]  # what JSON numbers hold everywhere
+Hash = Annotated[str, Field(pattern=r"\A[0-9a-f]{16}\z")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class _Shard(_Strict):
+    name: str
+    samples: Count
+    bytes: Count
+    xxh3: Hash
+    key_sum: Hash
+
+    @model_validator(mode="after")
+    def _possible(self) -> "_Shard":
+        if not is_plain_name(self.name):
+            raise ValueError(f"shard name {self.name!r} is not a plain file name")
+        if self.samples * MIN_SAMPLE_BYTES > self.bytes:
+            raise ValueError(f"{self.samples} samples do not fit in {self.bytes} bytes")
+        return self
+
+
+class _File(_Strict):
+    name: str
+    bytes: Count
+    xxh3: Hash
+
+
+class _Body(_Strict, extra="ignore"):
+    """What is read of dataset.json; the rest is for others."""
+
+    version: Annotated[int, Field(ge=FORMAT_VERSION, le=FORMAT_VERSION)]
+    samples: Count
+    classes: list[str]
+    labels: LabelKind
+    shards: list[_Shard]
+    asked: dict[str, Any] = {}
+    files: list[_File] = []
+
+    @model_validator(mode="after")
+    def _sums(self) -> "_Body":
+        held = sum(shard.samples for shard in self.shards)
+        if held != self.samples:
+            raise ValueError(f"says {self.samples} samples, its shards hold {held}")
+        if len({shard.name for shard in self.shards}) < len(self.shards):
+            raise ValueError("names a shard twice")
+        return self
 
 
 def write_manifest(dataset: Path, manifest: Manifest) -> None:
@@ -90,30 +168,34 @@ def read_manifest(dataset: Path) -> Manifest:
     """
     path = dataset / MANIFEST_NAME
     try:
-        body = json.loads(path.read_bytes())
+        body = _Body.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise UsageError(_no_dataset(dataset)) from None
     except PermissionError:
         raise UsageError(f"{path}: no permission to read it") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: not a readable manifest ({error}); make the dataset again") from None
-    try:
-        if body["version"] != FORMAT_VERSION:
-            raise UsageError(f"{path}: format version {body['version']}, this vitstream reads {FORMAT_VERSION}")
-        manifest = Manifest(
-            classes=tuple(body["classes"]),
-            labels=body["labels"],
-            shards=tuple(Shard(**shard) for shard in body["shards"]),
-            asked=body.get("asked", {}),
-        )
-        if manifest.samples != body["samples"]:
-            raise UsageError(f"{path}: says {body['samples']} samples, its shards hold {manifest.samples}")
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{path}: not a vitstream manifest ({error!r})") from None
-    unsafe = next((s.name for s in manifest.shards if not is_plain_name(s.name)), None)
-    if unsafe is not None:
-        raise UsageError(f"{path}: shard name {unsafe!r} is not a plain file name")
-    return manifest
+    except OSError as error:
+        raise UsageError(f"{path}: not a readable manifest ({error.strerror}); make the dataset again") from None
+    except ValidationError as error:
+        raise UsageError(f"{path}: {_wrong(error)}") from None
+    return Manifest(
+        classes=tuple(body.classes),
+        labels=body.labels,
+        shards=tuple(Shard(**shard.model_dump()) for shard in body.shards),
+        asked=body.asked,
+        files=tuple(File(**file.model_dump()) for file in body.files),
+    )
+
+
+def _wrong(error: ValidationError) -> str:
+    """The first thing that is wrong with a manifest."""
+    first = error.errors(include_url=False)[0]
+    where = repr(".".join(map(str, first["loc"])))[1:-1][:80]
+    if first["type"] == "json_invalid":
+        return f"not a readable manifest ({first['msg']}); make the dataset again"
+    if where == "version" and first["type"] != "missing":
+        return f"format version {repr(first['input'])[:20]}, this vitstream reads {FORMAT_VERSION}"
+    problem = first["msg"].removeprefix("Value error, ")[:200]
+    return f"not a vitstream manifest ({f'{where}: ' * bool(where)}{problem})"
 
 
 def _no_dataset(dataset: Path) -> str:

@@ -1,6 +1,7 @@
 """`vitstream order`, as a user calls it: what a step reads, and when a key is read."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ from pipeline.data.loader import Feed, TrainBatches
 from pipeline.data.lookup import keys_of_step, place_of_key
 from pipeline.data.order import Order
 from pipeline.data.read import DatasetReader
+from pipeline.dataset.errors import UsageError
 from pipeline.dataset.keys import key_sum
 from pipeline.dataset.manifest import read_manifest
 from tests.datasets import make_dataset
-from tests.runs import one_line, vitstream
+from tests.runs import COMMAND, one_line, vitstream
 
 SAMPLES, BATCH, SEED = 90, 20, 3
 
@@ -87,6 +89,14 @@ REFUSED = {
     "more ranks than samples": (("--step", 1, "--world-size", 21), "--batch-size 20 is smaller than --world-size 21"),
     "no such rank": (("--step", 1, "--world-size", 4, "--rank", 4), "--rank 4", "0 to 3"),
     "no such key": (("--key", "no-such-key"), "no-such-key", "no such sample"),
+    "a key that is no text": (("--key", "\udcff"), r"--key \xff", "no such sample"),
+    "a key of other letters": (("--key", "ключ\n"), r"--key ключ\x0a", "no such sample"),
+    "a seed that no run has": (("--step", 1, "--seed", 2**63), "--seed 9223372036854775808", "RUN.yaml"),
+    "a batch of billions": (("--step", 1, "--batch-size", 2 * 10**9), "--batch-size 2000000000", "in memory"),
+    "a batch beyond all counting": (("--step", 1, "--batch-size", 2**63 - 1), "--batch-size", "at most 16777216"),
+    "such a batch with a key": (("--key", "0" * 24, "--batch-size", 2**63 - 1), "at most 16777216"),
+    "a step beyond the run": (("--step", 10, "--epochs", 2), "--step 10: a run of --epochs 2 ends with step 9"),
+    "an epoch beyond the run": (("--key", "0" * 24, "--epoch", 2, "--epochs", 2), "--epoch 2", "is 1, the first is 0"),
     "a step beyond all counting": (("--step", 10**30), "--step", "no run"),
     "an epoch beyond all counting": (("--key", "0" * 24, "--epoch", 10**30), "--epoch", "no run"),
 }
@@ -96,6 +106,36 @@ REFUSED = {
 def test_wrong_usage_is_one_line(dataset: Path, case: str) -> None:
     arguments, *parts = REFUSED[case]
     one_line(vitstream("order", dataset, "--batch-size", BATCH, *arguments), *parts)
+
+
+@pytest.mark.fast
+def test_the_last_step_of_a_run_is_the_one_that_training_reads(dataset: Path) -> None:
+    manifest = read_manifest(dataset)
+    for world_size in (1, 3):
+        feeds = [Feed(Order.fit(SAMPLES, BATCH, SEED), BATCH, world_size, r, 64, 0, SAMPLES) for r in range(world_size)]
+        reader = DatasetReader(dataset, manifest)
+        for step in range(1, feeds[0].steps + 1):
+            for rank, feed in enumerate(feeds):
+                positions = feed.positions(step - 1, 0)
+                read = [reader.locate(int(n))[1].key for n in feed.order.ids(positions[positions >= 0])]
+                assert keys_of_step(dataset, manifest, BATCH, step, world_size, rank, SEED, epochs=1)["keys"] == read
+    last = order(dataset, "--step", 5, "--epochs", 1)["keys"]
+    assert len(last) == SAMPLES % BATCH and last == order(dataset, "--step", 5)["keys"][: len(last)]
+    with pytest.raises(UsageError, match="ends with step 5"):
+        keys_of_step(dataset, manifest, BATCH, 6, 1, None, SEED, epochs=1)
+
+
+def test_a_rank_without_a_sample_in_the_last_step_prints_nothing(dataset: Path) -> None:
+    arguments = ("--batch-size", 80, "--step", 2, "--epochs", 1, "--world-size", 2, "--rank", 1)
+    done = vitstream("order", dataset, *arguments)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_an_output_that_is_full_is_one_line(dataset: Path) -> None:
+    command = [*COMMAND, "order", str(dataset), "--batch-size", "20", "--step", "1"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "vitstream: the output cannot be written: No space left on device\n")
 
 
 def test_no_dataset_is_one_line(dataset: Path, tmp_path: Path) -> None:

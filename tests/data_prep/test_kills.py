@@ -90,7 +90,9 @@ def test_stopped_by_signal_says_how_to_go_on(photos, undisturbed, tmp_path, numb
     out = tmp_path / "data"
     process = begin(photos, out)
     children = wait_for_shards(process, out, 3)
+    process.send_signal(signal.SIGSTOP)  # or it might end before the second has begun
     one_line(vitstream("shard", photos, "--out", out, *OPTIONS), "another vitstream shard is at work")
+    process.send_signal(signal.SIGCONT)
     for worker in (child for child in children if "spawn_main" in " ".join(child.cmdline())):
         worker.send_signal(signal.SIGINT)  # theirs to leave to the parent
     time.sleep(0.1)

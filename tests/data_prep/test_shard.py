@@ -198,6 +198,23 @@ def test_a_finished_dataset_is_left_alone(photos, tmp_path):
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "data").rglob("*")} == before
 
 
+@pytest.mark.parametrize(
+    "name", ["shards/shard-000001.tar", "shards/shard-000002.arrow", "samples.parquet", "rejects.jsonl"]
+)
+def test_a_finished_dataset_of_which_a_file_is_gone_or_cut_is_refused(photos, tmp_path, name):
+    out = tmp_path / "data"
+    sharded(photos, "--out", out, "--size", 32)
+    size = (out / name).stat().st_size
+    with (out / name).open("ab") as file:
+        file.write(b"x")
+    grown = vitstream("shard", photos, "--out", out, "--size", 32)
+    one_line(grown, f"{out / name}: has {size + 1:,} bytes, dataset.json says {size:,}; delete {out} and start again")
+    (out / name).unlink()
+    gone = vitstream("shard", photos, "--out", out, "--size", 32)
+    one_line(gone, f"{out / name}: No such file or directory; delete {out} and start again")
+    assert "complete" not in grown.stdout + gone.stdout
+
+
 def test_other_options_or_images_are_refused(photos, tmp_path):
     source = tmp_path / "source"
     subprocess.run(["cp", "-r", photos, source], check=True)
@@ -244,6 +261,39 @@ def test_odd_names_survive(tmp_path):
     assert {(row["key"], row["path"]) for row in rows} == {(sample_key(p), escape(p)) for p in paths}
     assert read_manifest(tmp_path / "data").classes == ("a", r"caf\xe9", "deep", "日本")
     assert vitstream("verify", tmp_path / "data").returncode == 0
+
+
+def test_folders_with_odd_names(tmp_path):
+    odd = os.fsdecode(b"\xff\nline")
+    source, out = tmp_path / odd, tmp_path / f"{odd}-out"
+    for number in range(5):
+        write_photo(source / f"a/{number}.jpg", 8, 8, number)
+    done = sharded(source, "--out", out)
+    assert rf"{tmp_path}/\xff\x0aline-out: 5 images" in done.stdout and done.stdout.count("\n") == 2
+    assert "complete already" in sharded(source, "--out", out).stdout
+    assert read_manifest(out).asked["source"] == [r"\xff\x0aline"]
+    result = json.loads(sharded(source, "--out", out, "--json").stdout)
+    assert result["datasets"][0]["path"] == rf"{tmp_path}/\xff\x0aline-out"
+    one_line(vitstream("shard", source, "--out", out, "--size", 7), r"\xff\x0aline-out: made with another --size")
+    one_line(vitstream("shard", tmp_path / f"{odd}-none", "--out", out), r"\xff\x0aline-none: no such folder")
+    assert vitstream("verify", out).returncode == 0
+
+
+def test_folders_that_cannot_be_reached_are_one_line(photos, tmp_path):
+    (tmp_path / "circle").symlink_to("circle")
+    long = "n" * 300
+    one_line(
+        vitstream("shard", tmp_path / "circle", "--out", tmp_path / "data"), "circle: a link that leads in a circle"
+    )
+    one_line(vitstream("shard", photos, "--out", tmp_path / "circle"), "circle: a link that leads in a circle")
+    one_line(vitstream("shard", tmp_path / long, "--out", tmp_path / "data"), "File name too long")
+    one_line(vitstream("shard", photos, "--out", tmp_path / long), "cannot be written (File name too long)")
+    one_line(vitstream("shard", photos, "--out", "/proc/x"), "/proc/x: cannot be written (")
+    (tmp_path / "closed").mkdir(mode=0)
+    for out in (tmp_path / "closed/data", tmp_path / "closed/deeper/data"):
+        command = [*without_override(), *COMMAND, "shard", str(photos), "--out", str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        one_line(done, f"{out}: cannot be written (Permission denied); choose another --out")
 
 
 def without_override() -> list[str]:
@@ -296,6 +346,7 @@ def test_wrong_usage_is_one_line(photos, tmp_path):
     one_line(shard(photos, "--out", out, "--as-is", "--quality", 80), "--as-is", "--quality")
     one_line(shard(photos, "--out", out, "--quality", 0), "--quality 0")
     one_line(shard(photos, "--out", out, "--shard-size", "big"), "--shard-size 'big'")
+    one_line(shard(photos, "--out", out, "--shard-size", "9" * 400), "--shard-size '999", "not a size")
     one_line(shard(photos, "--out", out, "--max-rejects", "200%"), "--max-rejects '200%'")
     one_line(shard(photos, "--out", out, "--val-fraction", 1), "--val-fraction 1.0")
     assert not out.exists() or not any(out.glob("shards/*"))

@@ -1,19 +1,23 @@
 """Each kind of damage is planted in a good dataset; verify has to find it and to say where."""
 
 import json
+import os
+import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import xxhash
 
-from data_prep.audit import Finding
+from data_prep.audit import Finding, audit_shard
+from data_prep.catalog import SCHEMA
 from data_prep.tar import end_of_archive, member
 from data_prep.verify import verify
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.index import IndexRow, ShardIndex, write_index
+from pipeline.dataset.manifest import File, read_manifest, write_manifest
 from tests.images import write_photo_folder
 from tests.runs import one_line, vitstream
 
@@ -52,16 +56,12 @@ def edit_manifest(data: Path, change) -> None:
 
 
 def adopt(data: Path, shard: str) -> None:
-    """Makes the manifest agree with the tar as it is now, as someone who repairs by hand would."""
-    tar = (data / f"shards/{shard}.tar").read_bytes()
-
-    def change(body):
-        (entry,) = (s for s in body["shards"] if s["name"] == f"{shard}.tar")
-        entry |= {"bytes": len(tar), "xxh3": xxhash.xxh3_64_hexdigest(tar)}
-        (entry,) = (s for s in body["shardlist"] if s["url"] == f"shards/{shard}.tar")
-        entry["filesize"] = len(tar)
-
-    edit_manifest(data, change)
+    """Makes the manifest agree with the files as they are now, as someone who repairs by hand would."""
+    manifest = read_manifest(data)
+    tar = File.of(data, f"shards/{shard}.tar")
+    shards = [replace(s, bytes=tar.bytes, xxh3=tar.xxh3) if s.name == f"{shard}.tar" else s for s in manifest.shards]
+    files = [File.of(data, file.name) for file in manifest.files]
+    write_manifest(data, replace(manifest, shards=tuple(shards), files=tuple(files)))
 
 
 def found(data: Path) -> list[Finding]:
@@ -170,7 +170,7 @@ def test_a_key_that_is_there_twice(data):
     first, second = (pq.ParquetFile(data / "samples.parquet").read_row_group(0) for _ in range(2))
     with pq.ParquetWriter(data / "samples.parquet", first.schema) as writer:
         writer.write_table(first)
-        writer.write_table(second)
+        writer.write_table(second.set_column(8, second.schema.field(8), pa.array([f"{SECOND}.tar"] * len(second))))
     edit_manifest(data, lambda body: body["shards"][1].update(key_sum=body["shards"][0]["key_sum"]))
     adopt(data, SECOND)
     findings = found(data)
@@ -259,3 +259,124 @@ def test_what_is_no_dataset(tmp_path, good):
         verify(tmp_path / "missing", workers=1)
     one_line(vitstream("verify", tmp_path), str(tmp_path), "vitstream shard SOURCE --out")
     one_line(vitstream("verify", good.parent), "no dataset here, but in its folders data")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    """Two shards of a few images, with a reject: quick to audit again and again."""
+    root = tmp_path_factory.mktemp("small")
+    photos = write_photo_folder(root / "photos", classes=2, per_class=5, size=(24, 16))
+    (photos / "class-00/bad.jpg").write_text("bad")
+    options = ("--max-rejects", 1, "--shard-size", "20kB")
+    done = vitstream("shard", photos, "--out", root / "data", *options)
+    assert done.returncode == 0 and len(read_manifest(root / "data").shards) == 2, done.stderr
+    return root / "data"
+
+
+FLIPS = int(os.environ.get("VITSTREAM_TEST_FLIPS", "6"))  # of each file; hundreds have been tried
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "samples.parquet", "rejects.jsonl", "shards/*.arrow", "shards/*.tar"])
+def test_any_flipped_bit_is_found(small, tmp_path, name):
+    data = Path(shutil.copytree(small, tmp_path / "data"))
+    rng = random.Random(name)
+    for _ in range(FLIPS):
+        path = rng.choice(sorted(data.glob(name)))
+        whole = path.read_bytes()
+        bit = rng.randrange(8 * len(whole))
+        patch(path, bit // 8, bytes([whole[bit // 8] ^ 1 << bit % 8]))
+        findings = found(data)
+        assert any(path.name in str(finding) for finding in findings), (path, bit, findings)
+        assert not any("\n" in str(finding) for finding in findings)
+        path.write_bytes(whole)
+    assert found(data) == []
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("key", "0" * 24, "key 000000000000000000000000 instead of"),
+        ("path", "class-01/other.jpg", "path class-01/other.jpg, which has another key or class"),
+        ("path", r"class-01/\x", r"path class-01/\x, which has"),
+        ("labels", [7], "labels [7] instead of"),
+        ("size", 7, "size 7 instead of"),
+        ("width", 7, "width 7 instead of 24"),
+        ("height", 7, "height 7 instead of 16"),
+        ("split", "val", "split val instead of all"),
+        ("hash", "0" * 16, "hash 0000000000000000 instead of"),
+        ("shard", "shard-000007.tar", "shard shard-000007.tar instead of shard-000000.tar"),
+    ],
+)
+def test_every_column_of_the_catalogue_is_compared(small, tmp_path, column, value, words):
+    data = Path(shutil.copytree(small, tmp_path / "data"))
+    with pq.ParquetFile(data / "samples.parquet") as file:
+        groups = [file.read_row_group(number).to_pylist() for number in range(2)]
+    key = groups[0][2]["key"]
+    groups[0][2][column] = value
+    with pq.ParquetWriter(data / "samples.parquet", SCHEMA) as writer:
+        for rows in groups:
+            writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
+    adopt(data, FIRST)
+    (finding,) = found(data)
+    assert (finding.shard, finding.key) == (f"{FIRST}.tar", key) and words in finding.problem
+
+
+def test_a_class_that_is_renamed_in_the_manifest(small, tmp_path):
+    data = Path(shutil.copytree(small, tmp_path / "data"))
+    manifest = read_manifest(data)
+    write_manifest(data, replace(manifest, classes=("class-00", "class-02")))
+    assert {finding.problem.partition(", which")[2] for finding in found(data)} == {" has another key or class"}
+
+
+@pytest.mark.parametrize("edit", [{"max_pixels": "x"}, {"max_pixels": None}, {"split": [1]}, {}])
+def test_what_was_asked_may_be_nonsense(small, tmp_path, edit):
+    data = Path(shutil.copytree(small, tmp_path / "data"))
+    manifest = read_manifest(data)
+    write_manifest(data, replace(manifest, asked=edit))
+    assert found(data)  # of the split, and no exception
+
+
+def test_an_index_that_leads_out_of_its_file(small, tmp_path):
+    """Following such an offset, Arrow ends the process."""
+    data = Path(shutil.copytree(small, tmp_path / "data"))
+    arrow = data / f"shards/{FIRST}.arrow"
+    first = arrow.read_bytes().index((0).to_bytes(4, "little") + (24).to_bytes(4, "little"))
+    patch(arrow, first + 4, (2**31 - 1).to_bytes(4, "little"))
+    adopt(data, FIRST)
+    assert_found(data, FIRST, "", f"index {FIRST}.arrow cannot be read")
+
+
+def crash_at_first(task, advance):
+    """What Arrow, or any library, may do to a worker."""
+    if task.number == 0:
+        os.abort()
+    return audit_shard(task, advance)
+
+
+def test_a_worker_that_crashes_is_a_finding_and_the_others_are_audited(small, tmp_path, monkeypatch):
+    monkeypatch.setattr("data_prep.verify.audit_shard", crash_at_first)
+    data = Path(shutil.copytree(small, tmp_path / "data"))
+    row = rows_of(data, SECOND)[0]
+    patch(data / f"shards/{SECOND}.tar", row.offset + row.size // 2, b"damage")
+    findings = found(data)
+    assert "cannot be audited" in findings[0].problem and "SIGABRT" in findings[0].problem
+    assert findings[0].shard == f"{FIRST}.tar" and {f.shard for f in findings[1:]} == {f"{SECOND}.tar"}
+
+
+def test_names_that_cannot_be_reached_are_one_line(tmp_path):
+    (tmp_path / "circle").symlink_to("circle")
+    one_line(vitstream("verify", tmp_path / ("n" * 300)), "File name too long")
+    one_line(vitstream("verify", tmp_path / "circle"), "symbolic links")
+    one_line(vitstream("verify", tmp_path / "two\nlines"), r"two\x0alines: no such dataset")
+    one_line(vitstream("verify", os.fsdecode(os.fsencode(tmp_path) + b"/\xff")), r"\xff: no such dataset")
+
+
+def test_odd_names_are_printed_as_they_are_escaped(small, tmp_path):
+    data = Path(shutil.copytree(small, tmp_path / os.fsdecode(b"\xff\n")))
+    done = vitstream("verify", data)
+    assert done.returncode == 0 and done.stdout.count("\n") == 1 and r"/\xff\x0a: 10 samples" in done.stdout
+    (data / "shards" / os.fsdecode(b"odd\xfe\n")).touch()
+    done = vitstream("verify", data)
+    assert done.returncode == 1 and r"shards/odd\xfe\x0a is not in the manifest" in done.stdout
+    assert done.stdout.count("\n") == done.stderr.count("\n") == 1
+    assert r"\xff" in json.loads(vitstream("verify", data, "--json").stdout)["datasets"][0]

@@ -1,11 +1,14 @@
 """The manifest says what is there, or is refused in one line."""
 
 import json
+import sys
+from dataclasses import replace
 
 import pytest
+import xxhash
 
 from pipeline.dataset.errors import UsageError
-from pipeline.dataset.manifest import Manifest, Shard, read_manifest, write_manifest
+from pipeline.dataset.manifest import File, Manifest, Shard, read_manifest, write_manifest
 
 pytestmark = pytest.mark.fast
 
@@ -13,7 +16,8 @@ SHARDS = (
     Shard("shard-000000.tar", 3, 10240, "00" * 8, "ff" * 8),
     Shard("shard-000002.tar", 2, 20480, "11" * 8, "00" * 7 + "02"),
 )
-MANIFEST = Manifest(("a", r"caf\xe9"), "single", SHARDS, {"size": 256, "source": ["photos"]})
+FILES = (File("shards/shard-000000.arrow", 7, "22" * 8),)
+MANIFEST = Manifest(("a", r"caf\xe9"), "single", SHARDS, {"size": 256, "source": ["photos"]}, FILES)
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -55,6 +59,36 @@ def test_the_fingerprint_is_that_of_the_data():
         (lambda body: body.pop("classes"), "not a vitstream manifest"),
         (lambda body: body["shards"][0].update(extra=1), "not a vitstream manifest"),
         (lambda body: body["shards"][0].update(samples="many"), "not a vitstream manifest"),
+        (lambda body: body["shards"][0].update(bytes="x"), "shards.0.bytes"),
+        (lambda body: body["shards"][0].update(samples=True), "shards.0.samples"),
+        (lambda body: body["shards"][0].update(samples=3.0), "shards.0.samples"),
+        (lambda body: body["shards"][0].update(samples=-5), "shards.0.samples"),
+        (lambda body: body["shards"][0].update(samples=2**40), "1099511627776 samples do not fit in 10240 bytes"),
+        (lambda body: body["shards"][0].update(samples=2**70), "shards.0.samples"),
+        (lambda body: body.update(samples=2**70), "samples: "),
+        (lambda body: body.update(samples=10**5000), "not a"),
+        (lambda body: body["shards"][0].update(bytes=2**70), "shards.0.bytes"),
+        (lambda body: body["shards"][0].update(name=None), "shards.0.name"),
+        (lambda body: body["shards"][0].update(name=7), "shards.0.name"),
+        (lambda body: body["shards"][0].update(xxh3="0" * 15), "shards.0.xxh3"),
+        (lambda body: body["shards"][0].update(xxh3="0" * 16 + "\n"), "shards.0.xxh3"),
+        (lambda body: body["shards"][0].update(xxh3="A" * 16), "shards.0.xxh3"),
+        (lambda body: body["shards"][0].update(key_sum="-" + "0" * 15), "shards.0.key_sum"),
+        (lambda body: body["shards"][0].update(key_sum=None), "shards.0.key_sum"),
+        (lambda body: body["shards"][0].update({"\nline": 1}), r"shards.0.\\nline"),
+        (lambda body: body["shards"][0].update(name="shard-000002.tar"), "names a shard twice"),
+        (lambda body: body.update(shards={}), "shards: "),
+        (lambda body: body.update(shards="shard-000000.tar"), "shards: "),
+        (lambda body: body.update(shards=[1]), "shards.0: "),
+        (lambda body: body.update(asked=None), "asked: "),
+        (lambda body: body.update(asked=[]), "asked: "),
+        (lambda body: body.update(labels=[1]), "labels: "),
+        (lambda body: body.update(labels="both"), "labels: "),
+        (lambda body: body.update(classes="ab"), "classes: "),
+        (lambda body: body.update(classes=["a", 1]), "classes.1: "),
+        (lambda body: body.update(version="1"), "format version '1'"),
+        (lambda body: body.update(version=True), "format version True"),
+        (lambda body: body.update(files=[{"name": "x"}]), "files.0.bytes"),
         (lambda body: body["shards"][0].update(name="../shard-000000.tar"), "is not a plain file name"),
         (lambda body: body["shards"][0].update(name="/etc/passwd"), "is not a plain file name"),
     ],
@@ -63,17 +97,49 @@ def test_what_is_wrong_is_named(tmp_path, change, words):
     body = MANIFEST.to_json()
     body["shards"] = [dict(shard) for shard in body["shards"]]
     change(body)
+    limit = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
     (tmp_path / "dataset.json").write_text(json.dumps(body))
+    sys.set_int_max_str_digits(limit)
     with pytest.raises(UsageError, match=words) as caught:
         read_manifest(tmp_path)
     assert "\n" not in str(caught.value) and str(tmp_path / "dataset.json") in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b"null"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b"[]",
+        b"null",
+        b"1",
+        b'"x"',
+        b"[" * 10**6,
+        b'{"a":' * 10**5,
+        b'{"version": 1, "x": "\\ud800"}',
+    ],
+)
 def test_what_is_no_manifest_is_named(tmp_path, content):
     (tmp_path / "dataset.json").write_bytes(content)
-    with pytest.raises(UsageError, match=r"dataset\.json: not a"):
+    with pytest.raises(UsageError, match=r"dataset\.json: not a") as caught:
         read_manifest(tmp_path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_the_hash_of_the_manifest_is_over_all_of_it():
+    body = MANIFEST.to_json()
+    own = body.pop("xxh3")
+    others = [replace(MANIFEST, asked={"size": 255, "source": ["photos"]}), replace(MANIFEST, files=())]
+    assert len({own, *(other.to_json()["xxh3"] for other in others)}) == 3
+    assert all(other.fingerprint == MANIFEST.fingerprint for other in others)
+
+
+def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards/a").write_bytes(b"1" * 3_000_000)
+    assert File.of(tmp_path, "shards/a") == File("shards/a", 3_000_000, xxhash.xxh3_64_hexdigest(b"1" * 3_000_000))
 
 
 def test_where_none_is_the_fix_is_named(tmp_path):
