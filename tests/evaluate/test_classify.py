@@ -58,7 +58,7 @@ def config_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def classify_on(config_path: Path, folder: Path, world: int) -> list[dict]:
     """What each rank of an evaluation on `world` processes comes to."""
-    command = [sys.executable, "-m", "tests.evaluate.classify_rank", str(config_path), (folder / "meet").as_uri()]
+    command = [sys.executable, "-m", "tests.evaluate.classify_rank", str(config_path), str(folder / "meet")]
     ranks = [
         subprocess.Popen(
             [*command, str(rank), str(world)],
@@ -102,7 +102,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """A world of one, in this process."""
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.setenv(name, "0")  # joining sets them: put back what was there
-    world = World(RankEnvironment(0, 1, 0), (tmp_path / "alone").as_uri())
+    world = World(RankEnvironment(0, 1, 0), str(tmp_path / "alone"))
     yield world
     world.close()
 
