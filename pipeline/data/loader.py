@@ -5,6 +5,7 @@ attempt; torch's DataLoader gives them back in order. Workers therefore change t
 """
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,7 +103,7 @@ class MicroBatch:
         return MicroBatch(images, labels, weights, rows, self.holes)
 
 
-class _Batches(Dataset):
+class _Batches(Dataset, ABC):
     """Shared by training and evaluation: sample ids and boxes in, a micro-batch out."""
 
     def __init__(self, dataset: Path, manifest: Manifest, image_size: int) -> None:
@@ -115,8 +116,9 @@ class _Batches(Dataset):
     def __getstate__(self) -> dict:
         return {key: value for key, value in self.__dict__.items() if key != "reader"}
 
+    @abstractmethod
     def _boxes(self, epochs: np.ndarray, ids: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        raise NotImplementedError
+        """(int64 boxes [n, 4], bool flips [n]) of samples of `sizes` (int64 [n, 2])."""
 
     def _make(self, ids: np.ndarray, epochs: np.ndarray, touched: range) -> MicroBatch:
         """Reads, decodes and accounts for the samples `ids` ([B], -1 for padding), each in its slot."""
