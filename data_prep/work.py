@@ -61,11 +61,17 @@ def unusable(out: Path, error: OSError) -> UsageError:
 
 
 def read_plan(work: Path) -> dict[str, Any] | None:
-    """The stored plan, or None where this is the first run."""
+    """The stored plan, or None where this is the first run. Raises UsageError where it is not what was written."""
+    path = work / "plan.json"
     try:
-        return json.loads((work / "plan.json").read_bytes())
+        plan = json.loads(path.read_bytes())
+        if {"asked", "versions", "bytes_per_image"} <= plan.keys():
+            return plan
     except FileNotFoundError:
         return None
+    except (ValueError, AttributeError):
+        pass
+    raise UsageError(f"{path}: damaged; delete {work.parent} and start again")
 
 
 def write_plan(work: Path, asked: Mapping[str, Any], bytes_per_image: int) -> None:

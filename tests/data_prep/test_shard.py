@@ -395,3 +395,11 @@ def test_the_page_for_users_names_every_option():
     options = re.findall(r"^  (--[a-z-]+)", vitstream("shard", "--help").stdout, re.MULTILINE)
     assert len(options) > 8
     assert [option for option in options if option not in page] == []
+
+
+@pytest.mark.parametrize("content", ['{"x', "[]", "{}", ""])
+def test_a_damaged_plan_is_one_line(tmp_path, content):
+    photos = write_photo_folder(tmp_path / "photos", classes=2, per_class=4)
+    (tmp_path / "data" / ".shard-work").mkdir(parents=True)
+    (tmp_path / "data" / ".shard-work" / "plan.json").write_text(content)
+    one_line(vitstream("shard", photos, "--out", tmp_path / "data"), "plan.json: damaged", "start again")
