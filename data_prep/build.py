@@ -13,14 +13,15 @@ from time import monotonic
 from typing import Any, Final
 
 from data_prep import work
-from data_prep.catalog import CATALOGUE_NAME, REJECTS_NAME, Reject, join_rows, write_rejects
-from data_prep.images import encode, read_source
+from data_prep.catalog.plan import PlannedShard, asked, plan
+from data_prep.catalog.samples import CATALOGUE_NAME, REJECTS_NAME, Reject, join_rows, write_rejects
 from data_prep.names import escape
-from data_prep.plan import Options, PlannedShard, asked, plan
+from data_prep.options import Options
 from data_prep.progress import progress_bar
 from data_prep.quantities import parse_limit
-from data_prep.shards import ShardTask, make_shard
-from data_prep.sources import Listing, SourceImage, list_images, resolved
+from data_prep.shards.images import encode, read_source
+from data_prep.shards.shard import ShardTask, make_shard
+from data_prep.sources.folder import Listing, SourceImage, list_images, resolved
 from data_prep.workers import Advance, Workers
 from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
 from pipeline.dataset.files import fsync_directory

@@ -23,7 +23,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
 )
-for verb in (shard, verify, order, train):
+VERBS = (
+    shard,
+    verify,
+    order,
+    train,
+)
+for verb in VERBS:
     app.command(epilog=verb.EXAMPLE)(getattr(verb, verb.__name__.rpartition(".")[2]))
 
 

@@ -38,7 +38,7 @@ def shard(
     import sys
 
     from data_prep import build, summary
-    from data_prep.plan import Options
+    from data_prep.options import Options
     from data_prep.quantities import parse_bytes
     from pipeline.cli.output import say
     from pipeline.dataset.errors import UsageError

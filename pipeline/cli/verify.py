@@ -29,7 +29,7 @@ def verify(
     import os
     import sys
 
-    from data_prep import verify as audit
+    from data_prep.audit import dataset as audit
     from pipeline.cli.output import say
     from pipeline.dataset.errors import WorkFailed
 

@@ -14,8 +14,8 @@ import pytest
 import webdataset
 import xxhash
 
+from data_prep.catalog.plan import SPLIT_SEED
 from data_prep.names import escape
-from data_prep.plan import SPLIT_SEED
 from pipeline.dataset.index import ShardIndex
 from pipeline.dataset.keys import hex64, key_sum, keyed_hash, sample_key
 from pipeline.dataset.manifest import read_manifest

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from data_prep.audit import UNREADABLE, Audit, AuditTask, Finding, audit_shard, index_rows
-from data_prep.catalog import CATALOGUE_NAME, REJECTS_NAME
+from data_prep.audit.shard import UNREADABLE, Audit, AuditTask, Finding, audit_shard, index_rows
+from data_prep.catalog.samples import CATALOGUE_NAME, REJECTS_NAME
 from data_prep.names import escape
 from data_prep.progress import progress_bar
 from data_prep.work import WORK_NAME

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.images import encode, fit, read_source
-from data_prep.plan import Options
-from data_prep.sources import SourceImage
+from data_prep.options import Options
+from data_prep.shards.images import encode, fit, read_source
+from data_prep.sources.folder import SourceImage
 from pipeline.dataset.images import ImageError
 from tests.images import photo
 

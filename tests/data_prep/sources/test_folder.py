@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.names import escape, from_bytes, to_bytes, unescape
-from data_prep.sources import list_images
+from data_prep.sources.folder import list_images
 from pipeline.dataset.errors import UsageError
 from tests.images import write_photo
 

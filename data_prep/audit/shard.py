@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from data_prep.catalog import CATALOGUE_NAME
+from data_prep.catalog.samples import CATALOGUE_NAME
 from data_prep.names import escape, unescape
-from data_prep.tar import Member, TarError, members
+from data_prep.shards.tar import Member, TarError, members
 from data_prep.workers import Advance
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.images import ImageError, decode, read_header

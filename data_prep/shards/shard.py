@@ -11,12 +11,13 @@ from typing import BinaryIO
 
 import xxhash
 
-from data_prep.catalog import CatalogueRow, Reject, write_rows
-from data_prep.images import EncodedImage, encode, read_source
+from data_prep.catalog.plan import PlannedShard
+from data_prep.catalog.samples import CatalogueRow, Reject, write_rows
 from data_prep.names import escape
-from data_prep.plan import Options, PlannedShard
-from data_prep.sources import SourceImage
-from data_prep.tar import BLOCK, end_of_archive, member
+from data_prep.options import Options
+from data_prep.shards.images import EncodedImage, encode, read_source
+from data_prep.shards.tar import BLOCK, end_of_archive, member
+from data_prep.sources.folder import SourceImage
 from pipeline.dataset.files import atomic_file, fsync_directory, write_json
 from pipeline.dataset.images import ImageError
 from pipeline.dataset.index import IndexRow, write_index

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
 from data_prep.names import escape
-from data_prep.sources import Listing, SourceImage
+from data_prep.options import Options
+from data_prep.sources.folder import Listing, SourceImage
 from pipeline.dataset.errors import UsageError
-from pipeline.dataset.images import MAX_PIXELS
 from pipeline.dataset.keys import keyed_hash
 
 SPLIT_SEED: Final = 0x73706C6974  # "split": a hash of its own, so that the shuffle's seed does not move a split
@@ -19,32 +19,6 @@ MIN_SHARDS: Final = 8  # so that a small corpus, too, is prepared and read in pa
 MIN_SAMPLES: Final = 128  # ... but not in crumbs
 TAR_OVERHEAD: Final = 4 * 512 + 256  # two headers, the label's block, the image's padding
 SplitName = Literal["all", "train", "val"]
-
-
-@dataclass(frozen=True)
-class Options:
-    """What decides a dataset's bytes, besides the listing."""
-
-    size: int | None = None  # of the shorter side, in pixels; None keeps it
-    quality: int = 90
-    as_is: bool = False
-    val_fraction: float = 0.0
-    seed: int = 0
-    shard_size: int = 512 * 10**6  # bytes, a target
-    max_pixels: int = MAX_PIXELS
-
-    def check(self) -> None:
-        """Raises UsageError where a value is out of range or two contradict each other."""
-        if self.size is not None and self.size < 1:
-            raise UsageError(f"--size {self.size}: expected at least 1 pixel")
-        if not 1 <= self.quality <= 100:
-            raise UsageError(f"--quality {self.quality}: expected 1 to 100")
-        if self.as_is and self.size is not None:
-            raise UsageError("--as-is keeps the bytes and --size changes them: choose one")
-        if not 0 <= self.val_fraction < 1:
-            raise UsageError(f"--val-fraction {self.val_fraction}: expected at least 0 and less than 1")
-        if self.max_pixels < 1:
-            raise UsageError(f"--max-pixels {self.max_pixels}: expected at least 1")
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import simplejpeg
 from PIL import Image
 
 from data_prep.names import to_bytes
-from data_prep.plan import Options
-from data_prep.sources import SourceImage
+from data_prep.options import Options
+from data_prep.sources.folder import SourceImage
 from pipeline.dataset.images import ImageError, decode, read_header
 
 cv2.setNumThreads(1)  # one process per core already; and a result must not depend on a thread count

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.plan import TAR_OVERHEAD, Options, count_shards, cut, plan, shuffle, split
+from data_prep.catalog.plan import TAR_OVERHEAD, count_shards, cut, plan, shuffle, split
+from data_prep.options import Options
 from data_prep.quantities import human_bytes, parse_bytes, parse_limit
-from data_prep.sources import Listing, SourceImage
+from data_prep.sources.folder import Listing, SourceImage
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.keys import sample_key
 

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.audit import Finding, audit_shard
-from data_prep.catalog import SCHEMA
-from data_prep.tar import end_of_archive, member
-from data_prep.verify import verify
+from data_prep.audit.dataset import verify
+from data_prep.audit.shard import Finding, audit_shard
+from data_prep.catalog.samples import SCHEMA
+from data_prep.shards.tar import end_of_archive, member
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.index import IndexRow, ShardIndex, write_index
 from pipeline.dataset.manifest import File, read_manifest, write_manifest

@@ -1,0 +1,1 @@
+"""`vitstream verify`: every byte of a dataset against what the others say of it."""

@@ -1,0 +1,32 @@
+"""What a user may ask of `vitstream shard` that decides the bytes of the dataset."""
+
+from dataclasses import dataclass
+
+from pipeline.dataset.errors import UsageError
+from pipeline.dataset.images import MAX_PIXELS
+
+
+@dataclass(frozen=True)
+class Options:
+    """What decides a dataset's bytes, besides the listing."""
+
+    size: int | None = None  # of the shorter side, in pixels; None keeps it
+    quality: int = 90
+    as_is: bool = False
+    val_fraction: float = 0.0
+    seed: int = 0
+    shard_size: int = 512 * 10**6  # bytes, a target
+    max_pixels: int = MAX_PIXELS
+
+    def check(self) -> None:
+        """Raises UsageError where a value is out of range or two contradict each other."""
+        if self.size is not None and self.size < 1:
+            raise UsageError(f"--size {self.size}: expected at least 1 pixel")
+        if not 1 <= self.quality <= 100:
+            raise UsageError(f"--quality {self.quality}: expected 1 to 100")
+        if self.as_is and self.size is not None:
+            raise UsageError("--as-is keeps the bytes and --size changes them: choose one")
+        if not 0 <= self.val_fraction < 1:
+            raise UsageError(f"--val-fraction {self.val_fraction}: expected at least 0 and less than 1")
+        if self.max_pixels < 1:
+            raise UsageError(f"--max-pixels {self.max_pixels}: expected at least 1")

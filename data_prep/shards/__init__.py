@@ -1,0 +1,1 @@
+"""Making one shard: an image, a tar, its index."""
