@@ -54,7 +54,7 @@ def shard(
         WorkFailed: too many rejects, a full disk, a dead worker. What is done is kept.
         StoppedResumable: SIGINT or SIGTERM.
     """
-    options.check()
+    options.check_values()
     start = monotonic()
     with _stoppable():
         listing = list_images(sources)

@@ -1,0 +1,118 @@
+"""Which images of the listing are taken, and in which order: SQL over Parquet, out of core (DuckDB).
+
+where -> keep list -> cap per class -> limit. Caps and limits take the first in the shuffle's own order, so what a
+smaller one takes lies inside what a larger one takes.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+import pyarrow as pa
+
+from data_prep.options import Options
+from pipeline.dataset.errors import UsageError, WorkFailed
+
+MEMORY_LIMIT: Final = "1GB"
+ORDER: Final = "shuffle, key"  # total, as keys are unique
+_ROW_COLUMNS: Final = '"key", path, labels, bytes, file, "offset", source, shuffle, split_hash, reject'
+
+
+@contextmanager
+def catalogue(listing: Path, spill: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection with the view `listing` over the Parquet files of a folder; it spills to disk, not into memory."""
+    connection = duckdb.connect(":memory:")
+    try:
+        connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+        connection.execute("SET temp_directory = $1", [str(spill)])
+        connection.execute("SET preserve_insertion_order = false")
+        connection.execute("SET enable_progress_bar = false")
+        files = connection.read_parquet(sorted(map(str, listing.glob("source-*.parquet"))), union_by_name=True)
+        files.create_view("rows_listed")
+        connection.execute("CREATE VIEW listing AS SELECT *, labels[1] AS label FROM rows_listed")
+        yield connection
+    except duckdb.OutOfMemoryException as error:
+        raise WorkFailed(f"{spill}: the catalogue needs more room ({_first_line(error)})") from None
+    finally:
+        connection.close()
+
+
+def pick(connection: duckdb.DuckDBPyConnection, options: Options, keep: Path | None) -> None:
+    """Makes table or view `picked`: the rows that are taken, with the columns that the plan needs.
+
+    Raises:
+        UsageError: --where is no condition over the listing's columns; nothing is left.
+    """
+    source = "listing"
+    if options.where is not None:
+        _check_condition(connection, options.where)
+        source = f"(SELECT * FROM {source} WHERE ({options.where}\n))"
+    if keep is not None:
+        source = f"(SELECT * FROM {source} SEMI JOIN kept USING (key))"
+        _register_keep(connection, keep)
+    if options.per_class is not None:
+        source = _capped(source, options.per_class)
+    query = f"SELECT {_ROW_COLUMNS} FROM {source}"
+    if options.limit is not None:
+        query += f" ORDER BY {ORDER} LIMIT {options.limit}"
+    all_of_it = source == "listing" and options.limit is None
+    try:
+        connection.execute(f"CREATE {'VIEW' if all_of_it else 'TABLE'} picked AS {query}")
+    except (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException) as error:
+        raise UsageError(f"--where {options.where!r}: {_first_line(error)}") from None
+    (count,) = connection.execute("SELECT count(*) FROM picked").fetchone() or (0,)
+    if count == 0:
+        what = [f"--{name} leaves no image" for name in ("where", "keep") if getattr(options, name) is not None]
+        raise UsageError(f"{' and '.join(what) or 'SOURCE has no image'}: nothing to make a dataset of")
+
+
+def ordered(connection: duckdb.DuckDBPyConnection, condition: str, batch: int) -> Iterator[pa.RecordBatch]:
+    """The picked rows that meet `condition`, in the shuffle's order."""
+    query = f"SELECT {_ROW_COLUMNS} FROM picked WHERE {condition} ORDER BY {ORDER}"
+    yield from connection.execute(query).to_arrow_reader(batch)
+
+
+def _capped(source: str, per_class: int) -> str:
+    """The first `per_class` images of every class; one of several classes is taken where any of them has room."""
+    ranked = (
+        f'SELECT "key", row_number() OVER (PARTITION BY name ORDER BY {ORDER}) AS rank'
+        f' FROM (SELECT "key", shuffle, unnest(labels) AS name FROM {source})'
+    )
+    return f"(SELECT * FROM {source} SEMI JOIN (SELECT \"key\" FROM ({ranked}) WHERE rank <= {per_class}) USING (key))"
+
+
+def _check_condition(connection: duckdb.DuckDBPyConnection, where: str) -> None:
+    try:
+        statements = connection.extract_statements(f"SELECT 1 FROM listing WHERE ({where}\n)")
+        if len(statements) != 1:
+            raise UsageError(f"--where {where!r}: more than one statement; write one condition")
+        connection.execute(f"EXPLAIN SELECT 1 FROM listing WHERE ({where}\n)")
+    except duckdb.Error as error:
+        columns = [str(row[0]) for row in connection.execute("DESCRIBE listing").fetchall()]
+        shown = ", ".join(name for name in columns if name not in ("shuffle", "split_hash", "reject"))
+        raise UsageError(f"--where {where!r}: {_first_line(error)}; columns are {shown}") from None
+
+
+def _register_keep(connection: duckdb.DuckDBPyConnection, keep: Path) -> None:
+    """View `kept`, with the keys of a Parquet file or of a text file with a key per line (a header `key` may be)."""
+    try:
+        if keep.suffix == ".parquet":
+            found = connection.read_parquet(str(keep)).select('"key"')
+        else:
+            found = connection.read_csv(str(keep), header=False, columns={"key": "VARCHAR"}, sep="\x01", quotechar="")
+        found.create_view("kept")
+        connection.execute("SELECT count(*) FROM kept").fetchone()
+    except (duckdb.Error, OSError) as error:
+        reason = _first_line(error)
+        raise UsageError(f"--keep {keep}: no list of keys ({reason}); give keep.parquet of vitstream dedup") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def rows(connection: duckdb.DuckDBPyConnection, query: str, values: Sequence[Any] = ()) -> list[tuple]:
+    """All rows of a small result."""
+    return connection.execute(query, list(values)).fetchall()
