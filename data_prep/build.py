@@ -1,40 +1,55 @@
-"""`vitstream shard`: list, plan, make the shards that are missing, and write the manifest last."""
+"""`vitstream shard`: plan, stream what can only be streamed, make the shards that are missing, write the manifest last.
+
+Any number of processes on any number of machines may do this together (`--task i/n`): the plan says what each shard
+holds, so it does not matter who makes it, or how often.
+"""
 
 import json
 import signal
 import threading
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from heapq import nsmallest
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final
+from typing import Any, TypeVar
 
 from data_prep import work
-from data_prep.catalog.plan import PlannedShard, asked, plan
-from data_prep.catalog.samples import CATALOGUE_NAME, REJECTS_NAME, Reject, join_rows, write_rejects
+from data_prep.catalog.listing import digest
+from data_prep.catalog.plan import read_images, read_range
+from data_prep.catalog.samples import REJECTS_NAME
 from data_prep.names import escape
-from data_prep.options import Options
+from data_prep.planning import asked, make_plan
 from data_prep.progress import progress_bar
-from data_prep.quantities import parse_limit
-from data_prep.shards.images import encode, read_source
+from data_prep.publish import (
+    check_rejects,
+    check_whole,
+    dataset_of,
+    datasets,
+    finished,
+    is_done,
+    planned_shards,
+    publish,
+    read_record,
+)
+from data_prep.publish import finalize as publish_all
+from data_prep.request import Request
+from data_prep.shards.limits import read_position
 from data_prep.shards.shard import ShardTask, make_shard
-from data_prep.sources.folder import Listing, SourceImage, list_images, resolved
-from data_prep.workers import Advance, Workers
+from data_prep.shards.spool import Stream, StreamTask, spool_stream
+from data_prep.sources import open_sources
+from data_prep.sources.base import Source
+from data_prep.workers import Advance, WorkerDied, Workers
 from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
-from pipeline.dataset.files import fsync_directory
-from pipeline.dataset.images import ImageError
-from pipeline.dataset.keys import keyed_hash
-from pipeline.dataset.manifest import MANIFEST_NAME, File, Manifest, Shard, read_manifest, write_manifest
+from pipeline.dataset.files import write_json
+from pipeline.dataset.manifest import MANIFEST_NAME, Manifest, read_manifest
 
-PROBED_IMAGES: Final = 32
+Task = TypeVar("Task", ShardTask, StreamTask)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What `shard` did, for the user."""
+    """What `shard` did, for the user. `datasets` is empty while there is only a part of them."""
 
     datasets: dict[Path, Manifest]
     rejects: dict[Path, int]
@@ -42,197 +57,254 @@ class Outcome:
     encoded: int  # images written in this run
     seconds: float
     was_complete: bool
+    part: str | None = None  # what was done, where it was not all
 
 
-def shard(
-    sources: Sequence[Path], out: Path, options: Options, max_rejects: str, workers: int, bar: bool = False
-) -> Outcome:
-    """Makes OUT from the sources, or goes on with it.
+def shard(request: Request, workers: int, bar: bool = False) -> Outcome:
+    """Makes OUT from the sources, goes on with it, or does its part of it.
 
     Raises:
         UsageError: sources, options or OUT cannot be used, or OUT was begun with others.
-        WorkFailed: too many rejects, a full disk, a dead worker. What is done is kept.
+        WorkFailed: too many rejects, a full disk, a dead worker, a source that does not answer. What is done is kept.
         StoppedResumable: SIGINT or SIGTERM.
     """
-    options.check_values()
+    request.options.check_values()
+    start = monotonic()
+    wanted = datasets(request.out, request.options.val_fraction)
+    with _stoppable():
+        sources = tuple(open_sources(request.sources, request.source_options))
+        now = asked(request, sources)
+        try:
+            if _is_complete(request, sources, now):
+                return _complete(wanted, start)
+            encoded, part, ignored = _build(request, sources, now, workers, bar)
+        except OSError as error:
+            if _finished_by_another(request):
+                return _complete(wanted, start)
+            raise _explained(error, request.out) from None
+    if part is not None:
+        return Outcome({}, {}, ignored, encoded, monotonic() - start, False, part)
+    return replace(_complete(wanted, start), ignored=ignored, encoded=encoded, was_complete=False)
+
+
+def finalize(out: Path, max_rejects: str | None) -> Outcome:
+    """Makes the dataset of what the tasks left in OUT.
+
+    Raises:
+        UsageError: nothing was begun there.
+        WorkFailed: shards are missing, too many images were rejected, a full disk.
+    """
     start = monotonic()
     with _stoppable():
-        listing = list_images(sources)
-        _check_apart(listing, out)
-        limit = parse_limit(max_rejects, len(listing.images), "--max-rejects")
         try:
-            was_complete = _is_complete(out, asked(listing, options))
+            done_now = publish_all(out, max_rejects)
         except OSError as error:
-            raise work.unusable(out, error) from None
-        if was_complete:
-            encoded = 0
-            for folder in _folders(out, options):
-                _check_whole(folder, out)
-            if (out / work.WORK_NAME).exists():  # stopped after the manifest was written
-                work.remove(out / work.WORK_NAME)
-        else:
-            try:
-                encoded = _build(listing, out, options, limit, workers, bar)
-            except OSError as error:
+            if not finished(out) or (out / work.WORK_NAME).exists():  # else another finalize was faster
                 raise _explained(error, out) from None
-    manifests = {folder: read_manifest(folder) for folder in _folders(out, options)}
+            done_now = False
+    return replace(_complete(finished(out), start), was_complete=not done_now)
+
+
+def _complete(folders: Sequence[Path], start: float) -> Outcome:
+    manifests = {folder: read_manifest(folder) for folder in folders}
     rejects = {folder: (folder / REJECTS_NAME).read_bytes().count(b"\n") for folder in manifests}
-    return Outcome(manifests, rejects, listing.ignored, encoded, monotonic() - start, was_complete)
+    return Outcome(manifests, rejects, {}, 0, monotonic() - start, True)
 
 
-def _build(listing: Listing, out: Path, options: Options, limit: int, workers: int, bar: bool) -> int:
-    """Does what is missing. Returns the number of images written in this run."""
-    with work.work_folder(out) as folder, Workers(workers) as pool:
-        planned = _planned(listing, out, folder, options, pool)
-        tasks = [_task(shard, listing, out, folder, options) for shard in planned]
-        rejects: Counter[str] = Counter()
-        for task in tasks:
-            rejects.update(_reasons(task))
-        missing = [task for task in tasks if not _is_done(task)]
-        _check_rejects(rejects, limit, folder, tasks)
-        total = len(listing.images)
-        done = total - sum(len(task.planned.images) for task in missing)
+def _build(
+    request: Request, sources: tuple[Source, ...], now: dict[str, Any], workers: int, bar: bool
+) -> tuple[int, str | None, dict[str, int]]:
+    """Does what is missing. Returns the number of images written in this run, what was done if not all, and what the
+    listing passed over."""
+    out = request.out
+    with work.work_folder(out, shared=request.slice is not None) as folder, Workers(workers) as pool:
+        plan = _plan(request, sources, now, folder, pool)
+        if request.stop_after == "plan":
+            shards = sum(split.shards for split in plan.splits)
+            return 0, f"planned: {plan.samples:,} images in {shards:,} shards", plan.ignored
+        streams = _stream(request, sources, plan, folder, pool, bar)
+        if request.stop_after == "stream":
+            return 0, "streamed: this part of the sources", plan.ignored
+        tasks = _shard_tasks(request, sources, plan, folder, streams)
+        planned = [task.planned for task in tasks]
+        missing = [task for task in tasks if not is_done(folder, out, task.planned)]
+        check_rejects(folder, planned, request.max_rejects)
+        total = sum(shard.samples for shard in planned)
+        done = total - sum(task.planned.samples for task in missing)
         with progress_bar("sharding", total, done, bar) as advance:
-            for task, _ in pool.run(make_shard, missing, advance):
-                rejects.update(_reasons(task))
-                _check_rejects(rejects, limit, folder, tasks)
-        encoded = sum(_record(task)["shard"]["samples"] for task in missing)
-        for target in _folders(out, options):
-            _publish(target, [task for task in tasks if task.shards.parent == target], listing, options)
-        work.remove(folder)
-    return encoded
+            for _ in _run(pool, make_shard, missing, advance, _shard_key):
+                check_rejects(folder, planned, request.max_rejects)
+        encoded = sum(read_record(task.record)["shard"]["samples"] for task in missing)
+        if request.slice is not None:
+            part = f"task {request.slice.number}/{request.slice.count}: {len(tasks):,} shards are made"
+            return encoded, f"{part}; when all tasks are done: vitstream finalize {escape(str(out))}", plan.ignored
+        publish(out, folder, plan, request.max_rejects)
+    return encoded, None, plan.ignored
 
 
-def _planned(listing: Listing, out: Path, folder: Path, options: Options, pool: Workers) -> list[PlannedShard]:
-    """The plan: the stored one, once it has been seen that it is for the same dataset; else a new one, stored."""
-    now = asked(listing, options)
-    stored = work.read_plan(folder)
-    if stored is not None:
-        work.check_asked(out, stored["asked"], now)
-        work.check_versions(out, stored["versions"])
-        return plan(listing, options, stored["bytes_per_image"])
-    if options.as_is:
-        bytes_per_image = sum(image.bytes for image in listing.images) // len(listing.images)
-    else:
-        first = nsmallest(PROBED_IMAGES, listing.images, key=lambda i: (keyed_hash(i.key, options.seed), i.key))
-        ((_, bytes_per_image),) = pool.run(_probe, [(listing.roots, first, options)], lambda count: None)
-    planned = plan(listing, options, bytes_per_image)
-    work.write_plan(folder, now, bytes_per_image)
-    return planned
+def _plan(request: Request, sources: tuple[Source, ...], now: dict[str, Any], folder: Path, pool: Workers) -> work.Plan:
+    """The plan: the stored one, once it has been seen that it is for the same dataset; else a new one, stored.
+
+    A task does not list the sources again: there may be thousands of tasks.
+    """
+    plan = work.read_plan(folder)
+    if plan is not None:
+        if request.slice is None:
+            now = now | _listed(sources)
+        work.check_asked(request.out, plan.asked, now)
+        work.check_versions(request.out, plan.versions)
+        return plan
+    plan = make_plan(request, sources, folder, pool)
+    work.check_asked(request.out, plan.asked, now)
+    return plan
 
 
-def _probe(task: tuple[Sequence[Path], Sequence[SourceImage], Options], advance: Advance) -> int:
-    """Bytes of an encoded image, on average over a few; of a listed one where none of them can be encoded."""
-    roots, images, options = task
-    sizes = []
-    for image in images:
-        try:
-            sizes.append(len(encode(read_source(roots[image.source], image), options).data))
-        except ImageError:
-            continue
-    sizes = sizes or [image.bytes for image in images]
-    return sum(sizes) // len(sizes)
+def _stream(
+    request: Request, sources: tuple[Source, ...], plan: work.Plan, folder: Path, pool: Workers, bar: bool
+) -> tuple[Path, ...]:
+    """Pass 1: this part of the files that can only be streamed. Returns the records of all of them.
+
+    Raises:
+        StoppedResumable: other tasks have not done theirs yet.
+    """
+    if plan.streams == 0:
+        return ()
+    spool = folder / "spool"
+    spool.mkdir(exist_ok=True)
+    streams = [Stream(**stream) for stream in json.loads((folder / "plan/streams.json").read_bytes())]
+    tasks = [
+        StreamTask(
+            stream=stream,
+            source=sources[stream.source],
+            options=request.options,
+            plan=folder / "plan",
+            spool=spool,
+            poison=_poison(spool, f"stream-{stream.number:06d}"),
+        )
+        for stream in streams
+    ]
+    mine = tasks if request.slice is None else request.slice.of(tasks)
+    missing = [task for task in mine if not task.record.exists()]
+    total = sum(task.stream.stop - task.stream.start for task in mine)
+    done = total - sum(task.stream.stop - task.stream.start for task in missing)
+    with progress_bar("streaming", total, done, bar) as advance:
+        for _ in _run(pool, spool_stream, missing, advance, _stream_key):
+            pass
+    waiting = [task.stream.file for task in tasks if not task.record.exists()]
+    if waiting and request.stop_after is None:
+        what = f"{len(waiting):,} of {len(tasks):,} files have not been streamed by the other tasks yet"
+        raise StoppedResumable(f"{request.out}: {what}; run this task again when they are done")
+    return tuple(task.record for task in tasks)
 
 
-def _task(planned: PlannedShard, listing: Listing, out: Path, folder: Path, options: Options) -> ShardTask:
-    """A planned shard with its folders, which are made here."""
-    target = out if planned.split == "all" else out / planned.split
-    task = ShardTask(planned, listing.roots, options, folder / planned.split, target / "shards")
-    for path in (task.work, task.shards):
-        path.mkdir(parents=True, exist_ok=True)
-    return task
+def _shard_tasks(
+    request: Request, sources: tuple[Source, ...], plan: work.Plan, folder: Path, spooled: tuple[Path, ...]
+) -> list[ShardTask]:
+    """This part of the shards, with their folders, which are made here."""
+    every = [shard for split in plan.splits for shard in planned_shards(split)]
+    for split in plan.splits:
+        (folder / split.name).mkdir(exist_ok=True)
+        (dataset_of(request.out, split.name) / "shards").mkdir(parents=True, exist_ok=True)
+    return [
+        ShardTask(
+            planned=shard,
+            sources=sources,
+            options=request.options,
+            labels=plan.labels,
+            plan=folder / "plan",
+            spooled=spooled,
+            poison=_poison(folder / shard.split, shard.name.removesuffix(".tar")),
+            work=folder / shard.split,
+            shards=dataset_of(request.out, shard.split) / "shards",
+        )
+        for shard in (every if request.slice is None else request.slice.of(every))
+    ]
 
 
-def _publish(dataset: Path, tasks: Sequence[ShardTask], listing: Listing, options: Options) -> None:
-    """Catalogue, rejects, and last the manifest."""
-    records = [_record(task) for task in tasks]
-    shards = tuple(Shard(**record["shard"]) for record in records if record["shard"]["samples"])
-    if not shards:
-        raise WorkFailed(f"{dataset}: every one of its images was rejected")
-    join_rows(
-        dataset / CATALOGUE_NAME,
-        (t.path(".parquet") for t, r in zip(tasks, records, strict=True) if r["shard"]["samples"]),
-    )
-    write_rejects(dataset / REJECTS_NAME, _rejects(tasks))
-    fsync_directory(dataset.parent)
-    what = asked(listing, options) | {"split": tasks[0].planned.split}
-    files = [File(**record["index"]) for record in records if record["shard"]["samples"]]
-    files += [File.of(dataset, name) for name in (CATALOGUE_NAME, REJECTS_NAME)]
-    write_manifest(dataset, Manifest(listing.classes, "single", shards, what, tuple(files)))
+def _run(
+    pool: Workers,
+    function: Callable[[Task, Advance], None],
+    tasks: Sequence[Task],
+    advance: Advance,
+    key_at: Callable[[Task, int], str],
+) -> Iterator[Task]:
+    """Runs all tasks. An image at which a worker crashed or took too long is noted, and its task begins again without.
+
+    Raises:
+        WorkerDied: a worker was killed, or crashed where it was at no image.
+    """
+
+    def crashed(task: Task, death: WorkerDied) -> str | None:
+        position = read_position(task.position)
+        if position is None or not death.crashed:
+            raise death
+        reason = f"took longer than {task.options.max_seconds} s" if death.timed_out else f"its decoder {death.how}"
+        poison = task.poison | {key_at(task, position): reason}
+        write_json(task.record.with_suffix(".poison"), poison)
+        return reason
+
+    waiting = list(tasks)
+    while waiting:
+        again = []
+        for task, reason in pool.run(function, waiting, advance, crashed):
+            if reason is None:
+                yield task
+            else:
+                again.append(replace(task, poison=_poison(task.record.parent, task.record.stem)))
+        waiting = again
 
 
-def _is_complete(out: Path, now: dict[str, Any]) -> bool:
+def _shard_key(task: ShardTask, position: int) -> str:
+    return [image.key for image in read_images(task.plan, task.planned)][position]
+
+
+def _stream_key(task: StreamTask, position: int) -> str:
+    rows = read_range(task.plan / "streams.parquet", task.stream.start, task.stream.stop)
+    return rows.column("key")[position].as_py()
+
+
+def _poison(folder: Path, stem: str) -> dict[str, str]:
+    try:
+        return json.loads((folder / f"{stem}.poison").read_bytes())
+    except FileNotFoundError:
+        return {}
+
+
+def _listed(sources: Sequence[Source]) -> dict[str, Any]:
+    listed = digest(sources)
+    return {"images": listed.images, "listing": listed.digest}
+
+
+def _is_complete(request: Request, sources: Sequence[Source], now: dict[str, Any]) -> bool:
     """Whether OUT is finished. Raises UsageError where it is, or half is, and was asked for otherwise."""
-    wanted = [out / "train", out / "val"] if now["val_fraction"] else [out]
-    present = [path for path in (out, out / "train", out / "val") if (path / MANIFEST_NAME).exists()]
+    out = request.out
+    wanted = datasets(out, request.options.val_fraction)
+    try:
+        present = [path for path in (out, out / "train", out / "val") if (path / MANIFEST_NAME).exists()]
+    except OSError as error:
+        raise work.unusable(out, error) from None
+    if present and request.slice is None:
+        now = now | _listed(sources)
     for path in present:
         work.check_asked(out, read_manifest(path).asked, now)
-    if present and present != wanted and not (out / work.WORK_NAME).exists():
+    unfinished = (out / work.WORK_NAME).exists()
+    if present and present != wanted and not unfinished:
         missing = ", ".join(str(path) for path in wanted if path not in present)
         raise UsageError(f"{missing}: missing from a finished dataset; delete {out} and start again")
-    return present == wanted
-
-
-def _check_whole(dataset: Path, out: Path) -> None:
-    """Raises UsageError where a file of a finished dataset is gone or has another size."""
-    manifest = read_manifest(dataset)
-    sizes = {f"shards/{shard.name}": shard.bytes for shard in manifest.shards}
-    sizes |= {file.name: file.bytes for file in manifest.files}
-    for name, size in sizes.items():
-        try:
-            found = (dataset / name).stat().st_size
-        except OSError as error:
-            raise UsageError(f"{dataset / name}: {error.strerror}; delete {out} and start again") from None
-        if found != size:
-            wrong = f"has {found:,} bytes, {MANIFEST_NAME} says {size:,}"
-            raise UsageError(f"{dataset / name}: {wrong}; delete {out} and start again")
-
-
-def _check_apart(listing: Listing, out: Path) -> None:
-    for root in listing.roots:
-        if resolved(out).is_relative_to(root):
-            raise UsageError(f"--out {out}: lies inside SOURCE {root}; choose a folder outside it")
-
-
-def _check_rejects(rejects: Counter[str], limit: int, folder: Path, tasks: Sequence[ShardTask]) -> None:
-    """Raises WorkFailed where there are more than allowed, once they are listed where the user can see them."""
-    count, total = rejects.total(), sum(len(task.planned.images) for task in tasks)
-    if count <= limit:
-        return
-    path = folder / REJECTS_NAME
-    write_rejects(path, _rejects(tasks))
-    reason, times = rejects.most_common(1)[0]
-    why = f"{count:,} of {total:,} images rejected so far, {limit:,} allowed; mostly: {reason} ({times:,})"
-    raise WorkFailed(f"{why}; all listed in {path}; to go on all the same, run again with a higher --max-rejects")
-
-
-def _rejects(tasks: Sequence[ShardTask]) -> Iterator[Reject]:
-    for task in tasks:
-        if task.record.exists():
-            yield from (Reject(**reject) for reject in _record(task)["rejects"])
-
-
-def _reasons(task: ShardTask) -> list[str]:
-    """Kinds of rejects of a shard that is done: the reasons up to their details."""
-    return [reject.reason.partition(":")[0] for reject in _rejects([task])]
-
-
-def _record(task: ShardTask) -> dict[str, Any]:
-    return json.loads(task.record.read_bytes())
-
-
-def _is_done(task: ShardTask) -> bool:
-    """Whether the shard has its record, and is where the record says."""
-    if not task.record.exists():
+    if present != wanted:
         return False
-    shard = Shard(**_record(task)["shard"])
-    tar, index = task.shards / shard.name, task.shards / shard.index_name
-    whole = tar.exists() and index.exists() and tar.stat().st_size == shard.bytes
-    return shard.samples == 0 or whole
+    if unfinished and request.slice is None:  # stopped after the manifest was written
+        return False
+    for folder in wanted:
+        check_whole(folder, out)
+    return True
 
 
-def _folders(out: Path, options: Options) -> list[Path]:
-    return [out / "train", out / "val"] if options.val_fraction else [out]
+def _finished_by_another(request: Request) -> bool:
+    """Whether a task found its work folder gone because everything is done."""
+    wanted = datasets(request.out, request.options.val_fraction)
+    gone = not (request.out / work.WORK_NAME).exists()
+    return request.slice is not None and gone and all((folder / MANIFEST_NAME).exists() for folder in wanted)
 
 
 def _explained(error: OSError, out: Path) -> WorkFailed:

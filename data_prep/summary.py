@@ -20,6 +20,10 @@ def as_lines(outcome: Outcome) -> list[str]:
         lines.append("ignored: " + ", ".join(f"{what} ({count:,})" for what, count in sorted(outcome.ignored.items())))
     if outcome.was_complete:
         return [*lines, "complete already: nothing to do"]
+    if outcome.part is not None:
+        lines.append(outcome.part)
+    if not outcome.encoded:
+        return lines
     rate = outcome.encoded / max(outcome.seconds, 1e-9)
     return [*lines, f"{outcome.encoded:,} images in {outcome.seconds:.1f} s: {rate:,.0f} images/s"]
 
@@ -45,6 +49,7 @@ def as_json(outcome: Outcome) -> str:
         "seconds": round(outcome.seconds, 3),
         "images_per_s": round(outcome.encoded / max(outcome.seconds, 1e-9), 1),
         "was_complete": outcome.was_complete,
+        "part": outcome.part,
     }
     return json.dumps(body)
 

@@ -1,8 +1,9 @@
-"""OUT/.shard-work: what was planned and which shards are done, kept until the manifest is written.
+"""OUT/.shard-work: what was planned and what is done, kept until the manifest is written.
 
-plan.json        what was asked for, the versions of the libraries that encode, the estimate that the cut needs
-lock             held by the process that works here
-SPLIT/shard-*    records, parts of the catalogue, and what is being written
+plan.json, plan/  which image goes where, for which options and versions (catalog/plan.py); plan.json is written last
+spool/            pass 1 over sources that can only be streamed (shards/spool.py)
+SPLIT/shard-*     records, parts of the catalogue, and what is being written
+lock, plan.lock   held by the processes that work here, and by the one that plans
 """
 
 import errno
@@ -12,18 +13,40 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from data_prep.catalog.plan import PlannedSplit
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.files import write_json
+from pipeline.dataset.manifest import LabelKind
 
-WORK_NAME = ".shard-work"
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-_LIBRARIES = ("vitstream", "numpy", "opencv-python-headless", "simplejpeg", "pillow", "pyarrow")
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+WORK_NAME: Final = ".shard-work"
+DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+_LIBRARIES: Final = ("vitstream", "numpy", "opencv-python-headless", "simplejpeg", "pillow", "pyarrow")
+_NO_LOCKS: Final = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """plan.json: all that the tasks and the end have to agree on."""
+
+    asked: dict[str, Any]
+    versions: dict[str, str]
+    bytes_per_image: int
+    splits: tuple[PlannedSplit, ...]
+    classes: tuple[str, ...]
+    labels: LabelKind
+    ignored: dict[str, int]
+    streams: int  # files that have to be streamed; listed in plan/streams.json
+    max_rejects: str
+
+    @property
+    def samples(self) -> int:
+        return sum(split.samples for split in self.splits)
 
 
 def versions() -> dict[str, str]:
@@ -32,15 +55,15 @@ def versions() -> dict[str, str]:
 
 
 @contextmanager
-def work_folder(out: Path) -> Iterator[Path]:
-    """OUT/.shard-work, locked against a second process for as long as the block runs.
+def work_folder(out: Path, shared: bool = False) -> Iterator[Path]:
+    """OUT/.shard-work, locked for as long as the block runs: against everyone, or, `shared`, but for other tasks.
 
     Raises:
         UsageError: OUT holds something else, cannot be written, or another process is at work in it.
     """
     work = out / WORK_NAME
     try:
-        if not work.is_dir() and out.exists() and any(out.iterdir()):
+        if not work.is_dir() and out.exists() and any(out.iterdir()) and not work.is_dir():  # made meanwhile by a task
             raise UsageError(f"{out}: not empty, and no unfinished dataset in it; choose another --out, or delete it")
         work.mkdir(parents=True, exist_ok=True)
         fd = os.open(work / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -49,9 +72,31 @@ def work_folder(out: Path) -> Iterator[Path]:
             raise
         raise unusable(out, error) from None
     try:
-        _lock(fd, out)
+        _lock(fd, out, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield work
     finally:
+        os.close(fd)
+
+
+@contextmanager
+def planning(work: Path) -> Iterator[Path]:
+    """A fresh folder to plan in, once no other task plans. Where the file system knows no locks, several may plan at
+    the same time, to the same result."""
+    fd = os.open(work / "plan.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    folder = work / f"planning-{os.urandom(6).hex()}"
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        else:
+            for left in work.glob("planning-*"):  # by one that was killed
+                shutil.rmtree(left, ignore_errors=True)
+        folder.mkdir()
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
         os.close(fd)
 
 
@@ -60,23 +105,22 @@ def unusable(out: Path, error: OSError) -> UsageError:
     return UsageError(f"{out}: cannot be written ({error.strerror}); choose another --out")
 
 
-def read_plan(work: Path) -> dict[str, Any] | None:
-    """The stored plan, or None where this is the first run. Raises UsageError where it is not what was written."""
+def read_plan(work: Path) -> Plan | None:
+    """The stored plan, or None where there is none yet. Raises UsageError where it is not what was written."""
     path = work / "plan.json"
     try:
-        plan = json.loads(path.read_bytes())
-        if {"asked", "versions", "bytes_per_image"} <= plan.keys():
-            return plan
-    except FileNotFoundError:
+        body = json.loads(path.read_bytes())
+        splits = tuple(PlannedSplit(**split) for split in body.pop("splits"))
+        return Plan(**body | {"splits": splits, "classes": tuple(body["classes"])})
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, AttributeError):
-        pass
-    raise UsageError(f"{path}: damaged; delete {work.parent} and start again")
+    except (ValueError, AttributeError, TypeError, KeyError):
+        raise UsageError(f"{path}: damaged; delete {work.parent} and start again") from None
 
 
-def write_plan(work: Path, asked: Mapping[str, Any], bytes_per_image: int) -> None:
-    """Stores what every later run must agree with."""
-    write_json(work / "plan.json", {"asked": asked, "versions": versions(), "bytes_per_image": bytes_per_image})
+def write_plan(work: Path, plan: Plan) -> None:
+    """Stores what every later run must agree with; last of all that planning writes."""
+    write_json(work / "plan.json", asdict(plan))
 
 
 def check_versions(out: Path, stored: Mapping[str, str]) -> None:
@@ -90,23 +134,27 @@ def check_versions(out: Path, stored: Mapping[str, str]) -> None:
 def check_asked(out: Path, stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raises UsageError naming the first thing in which `now` differs from what was asked for at first."""
     advice = f"ask for the same, choose another --out, or delete {out} and start again"
-    for name, value in now.items():
+    for name, value in json.loads(json.dumps(now)).items():
         if stored.get(name) == value:
             continue
         if name == "listing":
-            raise UsageError(f"{out}: made from other images: names or sizes in SOURCE have changed; {advice}")
+            raise UsageError(f"{out}: made from other images: names, sizes or labels in SOURCE have changed; {advice}")
         what = {"images": "number of images in SOURCE", "source": "SOURCE"}.get(name, f"--{name.replace('_', '-')}")
         raise UsageError(f"{out}: made with another {what}: {stored.get(name)} then, {value} now; {advice}")
 
 
 def remove(work: Path) -> None:
-    """Removes the work folder, once the manifest stands."""
-    shutil.rmtree(work)
+    """Removes the work folder, once the manifest stands. A task that is late finds it gone, whole."""
+    gone = work.with_name(f"{WORK_NAME}.removed-{os.urandom(6).hex()}")
+    with suppress(FileNotFoundError):  # another finalize was faster
+        work.rename(gone)
+    for left in work.parent.glob(f"{WORK_NAME}.removed-*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
-def _lock(fd: int, out: Path) -> None:
+def _lock(fd: int, out: Path, kind: int) -> None:
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         raise UsageError(f"{out}: another vitstream shard is at work in it; wait for it, or stop it") from None
     except OSError as error:  # some network file systems know no locks

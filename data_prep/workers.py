@@ -23,15 +23,21 @@ Result = TypeVar("Result")
 Advance = Callable[[int], None]
 
 _REPORT_EVERY_S = 0.2
+_CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGALRM)
 
 
 class WorkerDied(WorkFailed):
-    """A worker process ended by itself, or was ended; `how` says how, `killed` whether as the kernel does it."""
+    """A worker process ended by itself, or was ended; `how` says how.
+
+    `killed`: by SIGKILL, as the kernel does it. `crashed`: by what it was doing. `timed_out`: by its own alarm.
+    """
 
     def __init__(self, process: BaseProcess) -> None:
         code = process.exitcode or 0
         self.how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         self.killed = code == -signal.SIGKILL
+        self.timed_out = code == -signal.SIGALRM
+        self.crashed = code > 0 or -code in _CRASHES
         hint = "if memory is short, use fewer --workers"
         super().__init__(f"a worker process {self.how}; run the same command again to continue; {hint}")
 
@@ -117,6 +123,8 @@ def _receive(connection: Connection, process: BaseProcess) -> tuple[str, Any]:
         raise WorkerDied(process) from None
     if kind == "os error":
         raise OSError(*value)
+    if kind == "failed":
+        raise WorkFailed(*value)
     if kind == "error":
         raise RuntimeError(f"in a worker process:\n{value}")
     return kind, value
@@ -143,6 +151,9 @@ def _serve(connection: Connection, parent: int) -> None:
             result = function(task, advance)
         except OSError as error:
             connection.send(("os error", (error.errno, error.strerror or str(error), error.filename)))
+            continue
+        except WorkFailed as error:
+            connection.send(("failed", (str(error), error.cause, error.resumable)))
             continue
         except Exception:
             connection.send(("error", traceback.format_exc()))

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import duckdb
 import pyarrow as pa
+import xxhash
 
 from data_prep.options import Options
 from pipeline.dataset.errors import UsageError, WorkFailed
@@ -71,7 +72,7 @@ def pick(connection: duckdb.DuckDBPyConnection, options: Options, keep: Path | N
 def ordered(connection: duckdb.DuckDBPyConnection, condition: str, batch: int) -> Iterator[pa.RecordBatch]:
     """The picked rows that meet `condition`, in the shuffle's order."""
     query = f"SELECT {_ROW_COLUMNS} FROM picked WHERE {condition} ORDER BY {ORDER}"
-    yield from connection.execute(query).to_arrow_reader(batch)
+    yield from connection.sql(query).to_arrow_reader(batch)
 
 
 def _capped(source: str, per_class: int) -> str:
@@ -80,7 +81,7 @@ def _capped(source: str, per_class: int) -> str:
         f'SELECT "key", row_number() OVER (PARTITION BY name ORDER BY {ORDER}) AS rank'
         f' FROM (SELECT "key", shuffle, unnest(labels) AS name FROM {source})'
     )
-    return f"(SELECT * FROM {source} SEMI JOIN (SELECT \"key\" FROM ({ranked}) WHERE rank <= {per_class}) USING (key))"
+    return f'(SELECT * FROM {source} SEMI JOIN (SELECT "key" FROM ({ranked}) WHERE rank <= {per_class}) USING (key))'
 
 
 def _check_condition(connection: duckdb.DuckDBPyConnection, where: str) -> None:
@@ -111,6 +112,18 @@ def _register_keep(connection: duckdb.DuckDBPyConnection, keep: Path) -> None:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def hash_of(option: str, path: Path) -> str:
+    """xxh3-128 of a file that an option names. Raises UsageError where it cannot be read."""
+    hasher = xxhash.xxh3_128()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                hasher.update(block)
+    except OSError as error:
+        raise UsageError(f"{option} {path}: cannot be read ({error.strerror})") from None
+    return hasher.hexdigest()
 
 
 def rows(connection: duckdb.DuckDBPyConnection, query: str, values: Sequence[Any] = ()) -> list[tuple]:

@@ -4,25 +4,29 @@ All is written under the work folder and renamed when it is whole and on disk, s
 a final name, and a shard without a record is made again from the start, to the same bytes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 import xxhash
 
-from data_prep.catalog.plan import PlannedShard
+from data_prep.catalog.plan import PlannedImage, PlannedShard, read_images
 from data_prep.catalog.samples import CatalogueRow, Reject, write_rows
-from data_prep.names import escape
 from data_prep.options import Options
-from data_prep.shards.images import EncodedImage, encode, read_source
+from data_prep.remote import prefetch
+from data_prep.shards.images import EncodedImage, encode
+from data_prep.shards.limits import Guard
+from data_prep.shards.spool import collect
 from data_prep.shards.tar import BLOCK, end_of_archive, member
-from data_prep.sources.folder import SourceImage
-from pipeline.dataset.files import atomic_file, fsync_directory, write_json
+from data_prep.sources.base import Source
+from pipeline.dataset.files import atomic_file, fsync_directory, remove_abandoned, write_json
 from pipeline.dataset.images import ImageError
 from pipeline.dataset.index import IndexRow, write_index
 from pipeline.dataset.keys import hex64, key_sum
-from pipeline.dataset.manifest import File, Shard
+from pipeline.dataset.manifest import File, LabelKind, Shard
+
+FETCHERS: Final = 16  # threads of a worker that wait for a remote source
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,12 @@ class ShardTask:
     """All that a worker needs to make one shard."""
 
     planned: PlannedShard
-    roots: tuple[Path, ...]
+    sources: tuple[Source, ...]
     options: Options
+    labels: LabelKind
+    plan: Path  # the folder of the plan's rows
+    spooled: tuple[Path, ...]  # records of pass 1, where a source had to be streamed
+    poison: dict[str, str]  # key -> why: images that no worker survived
     work: Path  # where it grows
     shards: Path  # where it ends up
 
@@ -43,6 +51,11 @@ class ShardTask:
     def record(self) -> Path:
         """The file whose presence says that the shard is done."""
         return self.path(".json")
+
+    @property
+    def position(self) -> Path:
+        """Where the worker notes which image it is at."""
+        return self.path(".at")
 
 
 @dataclass
@@ -76,20 +89,27 @@ def make_shard(task: ShardTask, advance: Callable[[int], None]) -> None:
 
     Raises:
         OSError: something could not be written. Whatever is wrong with an image only rejects that image.
+        WorkFailed: a source does not answer.
     """
     contents = _Contents()
     tar = task.path(".tar")
-    tar.unlink(missing_ok=True)  # of an attempt that was stopped: its room may be needed
-    with atomic_file(tar) as file:
+    remove_abandoned(tar)  # of an attempt that was stopped: its room may be needed
+    with atomic_file(tar) as file, Guard(task.position, task.options.max_seconds) as guard:
         out = _HashingFile(file)
-        for image in task.planned.images:
-            _add(task, image, out, contents)
+        images = list(read_images(task.plan, task.planned))
+        for image, encoded in _encoded(images, task, guard):
+            _add(task, image, encoded, out, contents)
             advance(1)
         out.write(end_of_archive(out.size))
+    _publish(task, contents, out.size, out.hexdigest())
+
+
+def _publish(task: ShardTask, contents: _Contents, size: int, xxh3: str) -> None:
+    """Index and catalogue beside the tar, then all under their final names, then the record."""
     keys = [row.key for row in contents.index]
-    shard = Shard(task.planned.name, len(keys), out.size, out.hexdigest(), hex64(key_sum(keys)))
+    shard = Shard(task.planned.name, len(keys), size, xxh3, hex64(key_sum(keys)))
     write_rows(task.path(".parquet"), contents.catalogue)
-    index = task.path(".arrow")
+    tar, index = task.path(".tar"), task.path(".arrow")
     write_index(index, contents.index)
     hashed = replace(File.of(index.parent, index.name), name=f"shards/{shard.index_name}")
     if keys:  # a shard of rejects only is none
@@ -99,29 +119,77 @@ def make_shard(task: ShardTask, advance: Callable[[int], None]) -> None:
     else:
         tar.unlink()
         index.unlink()
+    task.position.unlink(missing_ok=True)
     rejects = [asdict(reject) for reject in contents.rejects]
     write_json(task.record, {"shard": asdict(shard), "index": asdict(hashed), "rejects": rejects})
 
 
-def _add(task: ShardTask, image: SourceImage, out: _HashingFile, contents: _Contents) -> None:
+def _encoded(
+    images: list[PlannedImage], task: ShardTask, guard: Guard
+) -> Iterator[tuple[PlannedImage, EncodedImage | ImageError]]:
+    """Every image, encoded, or why not, in order."""
+    spooled = collect(list(task.spooled), task.planned) if task.spooled else {}
+    read = [i for i in images if not (i.reject or i.key in task.poison or i.key in spooled)]
+    fetched = _fetched(read, task.sources)
+    for position, image in enumerate(images):
+        if image.key in spooled:
+            yield image, spooled.pop(image.key)
+            continue
+        reason = image.reject or task.poison.get(image.key)
+        if reason:
+            yield image, ImageError(reason)
+            continue
+        data = next(fetched)
+        guard.at(position)  # its clock starts once the bytes are here: a slow source is no slow image
+        yield image, data if isinstance(data, ImageError) else _encode(data, task.options)
+
+
+def _fetched(images: list[PlannedImage], sources: tuple[Source, ...]) -> Iterator[bytes | ImageError]:
+    """Their bytes, in order; remote ones are read ahead."""
+    start = 0
+    while start < len(images):
+        source = images[start].source
+        stop = start + 1
+        if sources[source].remote:
+            while stop < len(images) and images[stop].source == source:
+                stop += 1
+            yield from prefetch(sources[source], [image.place for image in images[start:stop]], FETCHERS)
+        else:
+            try:
+                yield sources[source].read(images[start].place)
+            except ImageError as error:
+                yield error
+        start = stop
+
+
+def _encode(data: bytes, options: Options) -> EncodedImage | ImageError:
     try:
-        encoded = encode(read_source(task.roots[image.source], image), task.options)
+        return encode(data, options)
     except ImageError as error:
-        contents.rejects.append(Reject(escape(image.path), image.key, str(error)))
+        return error
+
+
+def _add(
+    task: ShardTask, image: PlannedImage, encoded: EncodedImage | ImageError, out: _HashingFile, contents: _Contents
+) -> None:
+    if isinstance(encoded, ImageError):
+        contents.rejects.append(Reject(image.path, image.key, str(encoded)))
         return
-    labels = (image.label,)
     size = len(encoded.data)
-    contents.index.append(IndexRow(image.key, out.size + BLOCK, size, labels, encoded.width, encoded.height))
+    contents.index.append(IndexRow(image.key, out.size + BLOCK, size, image.labels, encoded.width, encoded.height))
     contents.catalogue.append(_catalogue_row(task.planned, image, encoded))
     out.write(member(f"{image.key}.{encoded.suffix}", encoded.data))
-    out.write(member(f"{image.key}.cls", b"%d" % image.label))
+    if task.labels == "single":
+        out.write(member(f"{image.key}.cls", b"%d" % image.labels[0]))
+    else:
+        out.write(member(f"{image.key}.json", b'{"labels": [%s]}' % b", ".join(b"%d" % i for i in image.labels)))
 
 
-def _catalogue_row(planned: PlannedShard, image: SourceImage, encoded: EncodedImage) -> CatalogueRow:
+def _catalogue_row(planned: PlannedShard, image: PlannedImage, encoded: EncodedImage) -> CatalogueRow:
     return CatalogueRow(
         key=image.key,
-        path=escape(image.path),
-        labels=(image.label,),
+        path=image.path,
+        labels=image.labels,
         size=len(encoded.data),
         width=encoded.width,
         height=encoded.height,

@@ -1,14 +1,14 @@
 """What every kind of source has in common: it lists its images in batches, and hands out their bytes.
 
 A listing is a stream of Arrow batches, so that a corpus never has to fit in memory. Its columns are those of
-`COLUMNS`, and any others that the source knows of (a table's remaining columns), for `--where`.
+`COLUMNS`, and any others that the source knows of (a table's remaining columns), for `--where`. A column `reject`
+(string, null where all is well) says of an image that it is known already why it cannot be used.
 """
 
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 import pyarrow as pa
 
@@ -43,13 +43,15 @@ class Source(ABC):
         name: what dataset.json calls it: no folder of this machine, no credentials.
         streamed: images can only be had in the order in which they lie, file by file (`stream`); else one by one
             (`read`).
+        remote: `read` waits for a network, so several are worth asking for at once.
         numbered: labels are numbers, which are the classes' ids; else names.
         multi: an image may have any number of labels.
         class_names: the names behind the numbers, where the source knows them.
     """
 
     name: str
-    streamed: ClassVar[bool] = False
+    streamed: bool = False
+    remote: bool = False
     numbered: bool = False
     multi: bool = False
     class_names: tuple[str, ...] | None = None

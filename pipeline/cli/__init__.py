@@ -9,7 +9,7 @@ import sys
 import typer
 
 from data_prep.names import one_line
-from pipeline.cli import order, shard, train, verify
+from pipeline.cli import finalize, order, shard, train, verify
 from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 VERBS = (
     shard,
+    finalize,
     verify,
     order,
     train,

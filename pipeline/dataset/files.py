@@ -1,9 +1,11 @@
 """Files that are either whole or not there: write aside, fsync, rename, fsync the directory."""
 
+import fcntl
+import glob
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,20 +23,30 @@ def fsync_directory(directory: Path) -> None:
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Yields a binary file that appears as `path`, complete and durable, when the block ends without an error.
 
-    The temporary name carries the process id, so two writers of the same path never share a file; the last
-    rename wins, whole.
+    The temporary name is this writer's own, so two writers of the same path, also on two machines, never share a
+    file; the last rename wins, whole.
     """
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.tmp-{os.urandom(6).hex()}")
     try:
         with temporary.open("wb") as file:
+            with suppress(OSError):  # some network file systems know no locks
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)  # tells remove_abandoned that we live
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+            temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     fsync_directory(path.parent)
+
+
+def remove_abandoned(path: Path) -> None:
+    """Removes what writers of `path` that were killed left behind; those at work, on any machine, hold a lock."""
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.tmp-*"):
+        with suppress(OSError), temporary.open("rb") as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            temporary.unlink()
 
 
 def render_json(value: Any) -> bytes:
