@@ -5,6 +5,7 @@ dot), the same in every subset and re-sharding. The ledger adds xxh3-64 hashes o
 commutes, so ranks and workers may add in any order, and one sample too many or too few changes the sum.
 """
 
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -12,6 +13,7 @@ import xxhash
 
 KEY_DIGITS = 24
 MASK64 = (1 << 64) - 1
+_IS_KEY = re.compile(f"[0-9a-f]{{{KEY_DIGITS}}}")
 
 
 def sample_key(relative_path: str) -> str:
@@ -20,6 +22,34 @@ def sample_key(relative_path: str) -> str:
     Names that are no valid UTF-8 (surrogates from the file system) keep their bytes.
     """
     return xxhash.xxh3_128_hexdigest(relative_path.encode("utf-8", "surrogateescape"))[:KEY_DIGITS]
+
+
+def own_key(container: str, name: str) -> str:
+    """The key of a sample that lies in a tar or MDS shard already, called `container` (its file name, no folders).
+
+    Args:
+        container: the shard's file name.
+        name: a member's path, or any name for a sample that is its own within the shard.
+
+    The sample's own name is the path up to the first dot of its last part, as webdataset cuts it. Where that part is a
+    key already, as in our own shards, it is kept: a sample is the same sample wherever it is packed.
+    """
+    own = sample_name(name)
+    last = own.rpartition("/")[2]
+    return last if is_key(last) else sample_key(f"{container}/{own}")
+
+
+def sample_name(member: str) -> str:
+    """A tar member's path up to the first dot of its last part: `./a/b.seg.png` and `a/b.cls` are of sample `a/b`."""
+    while member.startswith("./"):
+        member = member[2:]
+    folder, slash, last = member.rpartition("/")
+    return folder + slash + last.partition(".")[0]
+
+
+def is_key(text: str) -> bool:
+    """Whether it has the form of a key."""
+    return _IS_KEY.fullmatch(text) is not None
 
 
 def key_hash(key: str) -> int:
