@@ -4,13 +4,16 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test fast lint clean
+.PHONY: demo test soak fast lint clean
 
 demo: $(INSTALLED)  ## the whole way of a sample, on real images, in minutes
 	@$(VENV)/bin/python demo/run.py
 
 test: $(INSTALLED) lint  ## everything
 	$(VENV)/bin/python -m pytest
+
+soak: $(INSTALLED)  ## the full fault matrices, hours; goes on where it was stopped: make soak SOAK="--faults prep-kills=20"
+	$(VENV)/bin/python -m tests.soak $(SOAK)
 
 fast: $(INSTALLED)  ## the inner loop: no process groups, no subprocesses
 	$(VENV)/bin/python -m pytest -m fast
@@ -31,4 +34,4 @@ $(INSTALLED): pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo-output .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) demo-output soak-output .pytest_cache .ruff_cache .hypothesis build dist

@@ -1,5 +1,6 @@
 """One call of `vitstream shard`: what is asked for, and which part of it is to be done now."""
 
+import json
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -51,4 +52,4 @@ class Request:
         values = asdict(self.options)
         if self.options.as_is:
             values["quality"] = None
-        return values | asdict(self.source_options)
+        return json.loads(json.dumps(values | asdict(self.source_options)))  # as a manifest gives it back

@@ -134,7 +134,7 @@ def check_versions(out: Path, stored: Mapping[str, str]) -> None:
 def check_asked(out: Path, stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raises UsageError naming the first thing in which `now` differs from what was asked for at first."""
     advice = f"ask for the same, choose another --out, or delete {out} and start again"
-    for name, value in json.loads(json.dumps(now)).items():
+    for name, value in now.items():
         if stored.get(name) == value:
             continue
         if name == "listing":
