@@ -1,22 +1,21 @@
-"""Sample id -> bytes: one ranged read of the tar through the index, and a check that it is the right member.
+"""Sample id -> bytes: one ranged read of the shard through the index, and a check that it is the right sample.
 
-A read covers the image's 512-byte tar header, the image, and the label's member behind it. Key and label are taken from
-the tar, not from the index, which only says where to look: the ledger adds up what was really read.
+The key is taken from the shard, not from the index, which only says where to look: the ledger adds up what was really
+read. So is the label, in shards of our own; containers.py says how each kind of shard is read.
 """
 
-import os
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from pipeline.dataset.containers import ShardFile, Unreadable, open_shard
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.index import IndexRow, ShardIndex
 from pipeline.dataset.keys import key_hash
 from pipeline.dataset.manifest import Manifest
 
-TAR_BLOCK = 512
 MAX_OPEN_SHARDS = 256  # two file descriptors each, of the usual 1,024
 
 
@@ -49,7 +48,7 @@ class DatasetReader:
         self.manifest = manifest
         self._shards = dataset / "shards"
         self._indexes: OrderedDict[int, ShardIndex] = OrderedDict()
-        self._files: OrderedDict[int, int] = OrderedDict()
+        self._files: OrderedDict[int, ShardFile] = OrderedDict()
 
     def read(self, sample_id: int) -> Sample | Hole:
         """The sample, or a hole that says why not.
@@ -58,27 +57,21 @@ class DatasetReader:
             WorkFailed: a shard's index cannot be used, or a label is beyond the dataset's classes.
         """
         number, row = self.locate(sample_id)
-        label_at = TAR_BLOCK + -(-row.size // TAR_BLOCK) * TAR_BLOCK
-        length = label_at + 2 * TAR_BLOCK
         if row.offset + row.size > self.manifest.shards[number].bytes:
             return self.hole(sample_id, "its index points beyond the shard's end")
         try:
-            block = os.pread(self._file(number), length, row.offset - TAR_BLOCK)
+            packed = self._file(number).read(row)
+        except Unreadable as unreadable:
+            return self.hole(sample_id, str(unreadable))
         except OSError as error:
             return self.hole(sample_id, f"cannot read: {error.strerror}")
-        if len(block) < length:
-            return self.hole(sample_id, f"the shard ends {length - len(block)} bytes too early")
-        name, size = _parse_header(block[:TAR_BLOCK])
-        key = name.partition(".")[0]
-        if key != row.key or size != row.size:
-            return self.hole(sample_id, "the shard holds another member here than its index says")
-        label = _parse_label(block[label_at:], key)
-        if (label,) != row.labels:
-            return self.hole(sample_id, f"the shard says label {label}, its index {row.labels}")
+        if len(packed.labels) != 1:
+            return self.hole(sample_id, f"has {len(packed.labels)} labels; one is needed")
+        (label,) = packed.labels
         if label >= len(self.manifest.classes):
-            say = f"{self.manifest.shards[number].name}: sample {key} is of class {label}, the dataset has"
+            say = f"{self.manifest.shards[number].name}: sample {packed.key} is of class {label}, the dataset has"
             raise WorkFailed(f"{say} {len(self.manifest.classes)}; see: vitstream verify DATASET", "data", False)
-        return Sample(key, key_hash(key), block[TAR_BLOCK : TAR_BLOCK + size], label, row)
+        return Sample(packed.key, key_hash(packed.key), packed.data, label, row)
 
     def locate(self, sample_id: int) -> tuple[int, IndexRow]:
         """(number of the shard, row of its index)."""
@@ -105,30 +98,12 @@ class DatasetReader:
             self._indexes.popitem(last=False)
         return index
 
-    def _file(self, number: int) -> int:
+    def _file(self, number: int) -> ShardFile:
         if number in self._files:
             self._files.move_to_end(number)
             return self._files[number]
-        fd = os.open(self._shards / self.manifest.shards[number].name, os.O_RDONLY | os.O_CLOEXEC)
-        self._files[number] = fd
+        file = open_shard(self.manifest.container, self._shards / self.manifest.shards[number].name)
+        self._files[number] = file
         if len(self._files) > MAX_OPEN_SHARDS:
-            os.close(self._files.popitem(last=False)[1])
-        return fd
-
-
-def _parse_header(block: bytes) -> tuple[str, int]:
-    """(member's name without folders, size) of a USTAR header (POSIX 1003.1-1988); ("", -1) if it is none."""
-    if block[257:262] != b"ustar":
-        return "", -1
-    try:
-        name = block[:100].split(b"\0", 1)[0].decode()
-        return name.rpartition("/")[2], int(block[124:136].strip(b" \0") or b"0", 8)
-    except ValueError:
-        return "", -1
-
-
-def _parse_label(blocks: bytes, key: str) -> int | None:
-    """The number in KEY.cls, whose header and content these two tar blocks are; None if they are not."""
-    name, size = _parse_header(blocks[:TAR_BLOCK])
-    digits = blocks[TAR_BLOCK : TAR_BLOCK + max(0, size)]
-    return int(digits) if name == f"{key}.cls" and digits.isdigit() else None
+            self._files.popitem(last=False)[1].close()
+        return file

@@ -17,16 +17,24 @@ from pipeline.dataset.errors import UsageError
 from pipeline.dataset.files import canonical_json, is_plain_name, write_json
 
 FORMAT_VERSION = 1
-MIN_SAMPLE_BYTES = 3 * 512  # the tar headers of an image and of its label, and the label
 MANIFEST_NAME = "dataset.json"
 LabelKind = Literal["single", "multi"]
+Container = Literal["webdataset", "tar", "mds"]
+MIN_SAMPLE_BYTES: dict[Container, int] = {
+    "webdataset": 3 * 512,  # the tar headers of an image and of its label, and the label
+    "tar": 2 * 512,  # an image's tar header and the image
+    "mds": 4 + 4 + 1,  # where it lies, the image's size, the image
+}
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar. `xxh3` is the hash of its bytes, `key_sum` of its keys (keys.py), both as 16 hex digits."""
+    """One tar, or MDS file. `bytes` and `xxh3` are of the whole file, `samples` and `key_sum` of what its index lists.
 
-    name: str  # "shard-000000.tar", inside DATASET/shards
+    Hashes are 16 hex digits; that of the keys is as keys.py adds them up.
+    """
+
+    name: str  # "shard-000000.tar", inside DATASET/shards; there it may be a link to another's file
     samples: int
     bytes: int
     xxh3: str
@@ -58,13 +66,19 @@ class File:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A dataset's contents. Sample i is the i-th of the concatenated shards, in this order."""
+    """A dataset's contents. Sample i is the i-th of the concatenated shards, in this order.
+
+    `container` says how the shards are packed: "webdataset", our own strict layout; "tar", any uncompressed tar of
+    others; "mds", MosaicML's. `partial`: shards may hold samples that their indexes leave out; the indexes decide.
+    """
 
     classes: tuple[str, ...]
     labels: LabelKind
     shards: tuple[Shard, ...]
     asked: dict[str, Any] = field(default_factory=dict)  # what `shard` was asked for; never a path or a time
     files: tuple[File, ...] = ()
+    container: Container = "webdataset"
+    partial: bool = False
 
     @cached_property
     def samples(self) -> int:
@@ -94,6 +108,8 @@ class Manifest:
             "samples": self.samples,
             "classes": list(self.classes),
             "labels": self.labels,
+            **({} if self.container == "webdataset" else {"container": self.container}),
+            **({"partial": True} if self.partial else {}),
             "asked": self.asked,
             "shards": [asdict(shard) for shard in self.shards],
             "files": [asdict(file) for file in self.files],
@@ -123,8 +139,6 @@ class _Shard(_Strict):
     def _possible(self) -> "_Shard":
         if not is_plain_name(self.name):
             raise ValueError(f"shard name {self.name!r} is not a plain file name")
-        if self.samples * MIN_SAMPLE_BYTES > self.bytes:
-            raise ValueError(f"{self.samples} samples do not fit in {self.bytes} bytes")
         return self
 
 
@@ -144,9 +158,14 @@ class _Body(_Strict, extra="ignore"):
     shards: list[_Shard]
     asked: dict[str, Any] = {}
     files: list[_File] = []
+    container: Container = "webdataset"
+    partial: bool = False
 
     @model_validator(mode="after")
     def _sums(self) -> "_Body":
+        for shard in self.shards:
+            if shard.samples * MIN_SAMPLE_BYTES[self.container] > shard.bytes:
+                raise ValueError(f"{shard.name!r}: {shard.samples} samples do not fit in {shard.bytes} bytes")
         held = sum(shard.samples for shard in self.shards)
         if held != self.samples:
             raise ValueError(f"says {self.samples} samples, its shards hold {held}")
@@ -183,6 +202,8 @@ def read_manifest(dataset: Path) -> Manifest:
         shards=tuple(Shard(**shard.model_dump()) for shard in body.shards),
         asked=body.asked,
         files=tuple(File(**file.model_dump()) for file in body.files),
+        container=body.container,
+        partial=body.partial,
     )
 
 

@@ -1,0 +1,182 @@
+"""The three ways in which a shard may hold its samples, and how one of them is read: one range of the file, and a check
+that what lies there is what the index says.
+
+webdataset  our own tars: a USTAR header with the key before the image, and behind it the label's member
+tar         tars of others: the header's name, with that of the tar, gives the key (keys.py); the label is the index's
+mds         MosaicML's: the key column, or the shard's name and the row, give the key; the label is the index's
+"""
+
+import json
+import os
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pipeline.dataset.index import IndexRow
+from pipeline.dataset.keys import is_key, own_key
+from pipeline.dataset.manifest import Container
+from pipeline.dataset.mds import Field, MdsError, MdsShard
+
+TAR_BLOCK: Final = 512
+MAX_LABEL_BYTES: Final = 64 * TAR_BLOCK  # of a list of labels
+_ANOTHER: Final = "the shard holds another member here than its index says"
+
+
+class Unreadable(Exception):
+    """A sample that cannot be had; the message is the cause, in one line."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A sample as it lies in its shard. `key` is what was read there; `labels` too, where the container has them."""
+
+    key: str
+    data: bytes
+    labels: tuple[int, ...]
+
+
+class ShardFile(ABC):
+    """One shard, open for reading."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError where it cannot be opened."""
+        self.name = path.name
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """No more reads after this."""
+        os.close(self.fd)
+
+    def read(self, row: IndexRow) -> Packed:
+        """The sample of a row of the shard's index. Raises Unreadable."""
+        try:
+            return self._read(row)
+        except OSError as error:
+            raise Unreadable(f"cannot read: {error.strerror}") from None
+
+    @abstractmethod
+    def _read(self, row: IndexRow) -> Packed: ...
+
+    def _range(self, offset: int, length: int) -> bytes:
+        if offset < 0:
+            raise Unreadable(_ANOTHER)
+        block = os.pread(self.fd, length, offset)
+        if len(block) < length:
+            raise Unreadable(f"the shard ends {length - len(block)} bytes too early")
+        return block
+
+
+class WebDatasetFile(ShardFile):
+    """A tar of our own."""
+
+    def _read(self, row: IndexRow) -> Packed:
+        label_at = TAR_BLOCK + _padded(row.size)
+        ahead = 1 if len(row.labels) == 1 else -(-min(16 + 12 * len(row.labels), MAX_LABEL_BYTES) // TAR_BLOCK)
+        block = self._range(row.offset - TAR_BLOCK, label_at + (1 + ahead) * TAR_BLOCK)
+        name, size = parse_header(block[:TAR_BLOCK])
+        key = name.rpartition("/")[2].partition(".")[0]
+        if key != row.key or size != row.size:
+            raise Unreadable(_ANOTHER)
+        labels = _parse_labels(block[label_at:], key)
+        if labels != row.labels:
+            raise Unreadable(f"the shard says label {_shown(labels)}, its index {_shown(row.labels)}")
+        return Packed(key, block[TAR_BLOCK : TAR_BLOCK + size], row.labels)
+
+
+class TarFile(ShardFile):
+    """A tar of another's making."""
+
+    def _read(self, row: IndexRow) -> Packed:
+        block = self._range(row.offset - TAR_BLOCK, TAR_BLOCK + row.size)
+        name, size = parse_header(block[:TAR_BLOCK])
+        key = own_key(self.name, name) if name else ""
+        if key != row.key or size != row.size:
+            raise Unreadable(_ANOTHER)
+        return Packed(key, block[TAR_BLOCK:], row.labels)
+
+
+class MdsFile(ShardFile):
+    """An MDS shard. Its head is read once."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._head: MdsShard | None = None
+
+    def _read(self, row: IndexRow) -> Packed:
+        try:
+            if self._head is None:
+                self._head = MdsShard.read(self.fd)
+            number = self._head.number_at(row.offset)
+            if number < 0:
+                raise Unreadable(_ANOTHER)
+            begin, end = map(int, self._head.offsets[number : number + 2])
+            sample = self._range(begin, end - begin)
+            fields = self._head.fields(number, sample)
+            if Field(row.offset, row.size) not in fields.values():
+                raise Unreadable(_ANOTHER)
+            key = mds_key(self.name, number, key_text(self._head, fields, begin, sample))
+        except MdsError as error:
+            raise Unreadable(str(error)) from None
+        if key != row.key:
+            raise Unreadable(_ANOTHER)
+        return Packed(key, sample[row.offset - begin : row.offset - begin + row.size], row.labels)
+
+
+FILES: Final[dict[Container, type[ShardFile]]] = {"webdataset": WebDatasetFile, "tar": TarFile, "mds": MdsFile}
+
+
+def open_shard(container: Container, path: Path) -> ShardFile:
+    """Opens a shard. Raises OSError."""
+    return FILES[container](path)
+
+
+def parse_header(block: bytes) -> tuple[str, int]:
+    """(member's path, size) of a plain tar header, POSIX 1003.1-1988 or GNU's; ("", -1) if it is none."""
+    if block[257:262] != b"ustar":
+        return "", -1
+    name = block[:100].split(b"\0", 1)[0]
+    prefix = block[345:500].split(b"\0", 1)[0] if block[257:263] == b"ustar\0" else b""
+    try:
+        size = int(block[124:136].strip(b" \0") or b"0", 8)
+    except ValueError:
+        return "", -1
+    return (prefix + b"/" * bool(prefix) + name).decode("utf-8", "surrogateescape"), size
+
+
+def key_text(head: MdsShard, fields: dict[str, Field], begin: int, sample: bytes) -> str | None:
+    """What the key column of a sample says, if there is one."""
+    column = head.key_column
+    if column is None:
+        return None
+    at = fields[column.name].offset - begin
+    return sample[at : at + fields[column.name].size].decode("utf-8", "replace")
+
+
+def mds_key(shard: str, number: int, text: str | None) -> str:
+    """The key of a sample of an MDS shard: what its key column says, where that is a key; else one by its place."""
+    return text if text is not None and is_key(text) else own_key(shard, str(number))
+
+
+def _parse_labels(blocks: bytes, key: str) -> tuple[int, ...] | None:
+    """The numbers in KEY.cls or KEY.json, whose header and content these tar blocks are; None if they are not."""
+    name, size = parse_header(blocks[:TAR_BLOCK])
+    content = blocks[TAR_BLOCK : TAR_BLOCK + max(0, size)]
+    if name == f"{key}.cls":
+        return (int(content),) if content.isdigit() else None
+    if name != f"{key}.json" or len(content) != size:
+        return None
+    try:
+        values = json.loads(content)["labels"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return tuple(values) if isinstance(values, list) and all(type(value) is int for value in values) else None
+
+
+def _padded(size: int) -> int:
+    return -(-size // TAR_BLOCK) * TAR_BLOCK
+
+
+def _shown(labels: tuple[int, ...] | None) -> str:
+    """One label as the number that it is."""
+    return str(labels[0]) if labels and len(labels) == 1 else str(None if labels is None else list(labels))
