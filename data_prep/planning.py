@@ -9,7 +9,7 @@ from data_prep import work
 from data_prep.catalog.classes import read_class_list, resolve
 from data_prep.catalog.listing import write_listing
 from data_prep.catalog.plan import PlannedShard, PlannedSplit, count_shards, read_images, write_rows
-from data_prep.catalog.select import catalogue, pick, rows
+from data_prep.catalog.select import catalogue, first_row, pick
 from data_prep.options import Options
 from data_prep.request import Request
 from data_prep.shards.images import encode
@@ -45,7 +45,7 @@ def make_plan(request: Request, sources: tuple[Source, ...], folder: Path, pool:
             given = None if request.classes is None else read_class_list(request.classes)
             classes = resolve(connection, sources, given)
             counts = write_rows(connection, rows_folder, options, classes)
-            ((known_bytes, known),) = rows(
+            known_bytes, known = first_row(
                 connection, "SELECT CAST(sum(bytes) AS BIGINT), count(*) FROM picked WHERE bytes >= 0"
             )
         listed_size = known_bytes // known if known else None

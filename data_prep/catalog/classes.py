@@ -9,6 +9,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data_prep.catalog.select import first_row, rows
 from data_prep.names import escape
 from data_prep.sources.base import Source
 from pipeline.dataset.errors import UsageError
@@ -63,17 +64,19 @@ def resolve(connection: duckdb.DuckDBPyConnection, sources: Sequence[Source], gi
     if given is None and len(lists) > 1:
         raise UsageError("the SOURCEs bring different class lists; give one for all with --classes FILE")
     known = given if given is not None else lists.pop()
-    most, least = _one(connection, "SELECT max(len(labels)), min(len(labels)) FROM picked WHERE reject IS NULL")
+    most, least = first_row(connection, "SELECT max(len(labels)), min(len(labels)) FROM picked WHERE reject IS NULL")
     kind: LabelKind = "multi" if (most or 0) > 1 or any(source.multi for source in sources) else "single"
     if kind == "single" and least == 0:
-        path, file = _one(connection, "SELECT path, file FROM picked WHERE len(labels) = 0 AND reject IS NULL LIMIT 1")
+        path, file = first_row(
+            connection, "SELECT path, file FROM picked WHERE len(labels) = 0 AND reject IS NULL LIMIT 1"
+        )
         raise UsageError(f"{path!r} ({file}): has no label; leave it out with --where 'len(labels) > 0', or label it")
     if known is not None:
         _check_known(connection, known, numbered, "the list of --classes" if given else "the source's own class list")
         return Classes(known, kind, numbered)
     if numbered:
         return Classes(tuple(map(str, range(_highest(connection) + 1))), kind, numbered)
-    names = connection.execute("SELECT DISTINCT unnest(labels) AS name FROM listing ORDER BY name").fetchall()
+    names = rows(connection, "SELECT DISTINCT unnest(labels) AS name FROM listing ORDER BY name")
     return Classes(tuple(name for (name,) in names), kind, numbered)
 
 
@@ -87,7 +90,7 @@ def to_ids(labels: pa.Array, names: pa.Array | None) -> pa.Array:
 
 
 def _highest(connection: duckdb.DuckDBPyConnection) -> int:
-    path, label, number = _one(
+    path, label, number = first_row(
         connection,
         "SELECT path, label, TRY_CAST(label AS BIGINT) AS number"
         " FROM (SELECT path, unnest(labels) AS label FROM listing WHERE reject IS NULL)"
@@ -107,15 +110,10 @@ def _check_known(connection: duckdb.DuckDBPyConnection, known: tuple[str, ...], 
     number = f"regexp_full_match(label, '0|[1-9][0-9]{{0,8}}') AND CAST(label AS BIGINT) < {len(known)}"
     right = number if numbered else "label IN (SELECT name FROM known_classes)"
     unknown = f"FROM (SELECT path, unnest(labels) AS label FROM picked WHERE reject IS NULL) WHERE NOT ({right})"
-    (count,) = _one(connection, f"SELECT count(*) {unknown}")
+    (count,) = first_row(connection, f"SELECT count(*) {unknown}")
     if count:
-        path, label = _one(connection, f"SELECT path, label {unknown} ORDER BY path LIMIT 1")
+        path, label = first_row(connection, f"SELECT path, label {unknown} ORDER BY path LIMIT 1")
         raise UsageError(
             f"{path!r}: label {label!r} is not in {where}, which has {len(known):,} classes"
             f" ({count:,} such labels in all); add it there, or leave it out with --where"
         )
-
-
-def _one(connection: duckdb.DuckDBPyConnection, query: str) -> tuple:
-    row = connection.execute(query).fetchone()
-    return row if row is not None else ()

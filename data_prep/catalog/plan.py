@@ -143,7 +143,8 @@ def _check_unique(last: dict[str, Any] | None, batch: pa.RecordBatch) -> dict[st
     return batch.slice(batch.num_rows - 1, 1).to_pylist()[0]
 
 
-def _twice(one: dict[str, Any], other: dict[str, Any]) -> UsageError:
+def _twice(*two: dict[str, Any]) -> UsageError:
+    one, other = sorted(two, key=lambda row: (row["source"], row["path"]))
     if one["path"] != other["path"]:
         return UsageError(f"{one['path']!r} and {other['path']!r} have the same key: rename one of them")
     where = f"in SOURCE {one['source'] + 1} and in SOURCE {other['source'] + 1}"

@@ -4,7 +4,7 @@ where -> keep list -> cap per class -> limit. Caps and limits take the first in 
 smaller one takes lies inside what a larger one takes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -63,9 +63,10 @@ def pick(connection: duckdb.DuckDBPyConnection, options: Options, keep: Path | N
         connection.execute(f"CREATE {'VIEW' if all_of_it else 'TABLE'} picked AS {query}")
     except (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException) as error:
         raise UsageError(f"--where {options.where!r}: {_first_line(error)}") from None
-    (count,) = connection.execute("SELECT count(*) FROM picked").fetchone() or (0,)
+    (count,) = first_row(connection, "SELECT count(*) FROM picked")
     if count == 0:
-        what = [f"--{name} leaves no image" for name in ("where", "keep") if getattr(options, name) is not None]
+        given = {"--where": options.where, "--keep": keep}
+        what = [f"{option} leaves no image" for option, value in given.items() if value is not None]
         raise UsageError(f"{' and '.join(what) or 'SOURCE has no image'}: nothing to make a dataset of")
 
 
@@ -89,9 +90,9 @@ def _check_condition(connection: duckdb.DuckDBPyConnection, where: str) -> None:
         statements = connection.extract_statements(f"SELECT 1 FROM listing WHERE ({where}\n)")
         if len(statements) != 1:
             raise UsageError(f"--where {where!r}: more than one statement; write one condition")
-        connection.execute(f"EXPLAIN SELECT 1 FROM listing WHERE ({where}\n)")
+        rows(connection, f"EXPLAIN SELECT 1 FROM listing WHERE ({where}\n)")
     except duckdb.Error as error:
-        columns = [str(row[0]) for row in connection.execute("DESCRIBE listing").fetchall()]
+        columns = [str(row[0]) for row in rows(connection, "DESCRIBE listing")]
         shown = ", ".join(name for name in columns if name not in ("shuffle", "split_hash", "reject"))
         raise UsageError(f"--where {where!r}: {_first_line(error)}; columns are {shown}") from None
 
@@ -104,7 +105,7 @@ def _register_keep(connection: duckdb.DuckDBPyConnection, keep: Path) -> None:
         else:
             found = connection.read_csv(str(keep), header=False, columns={"key": "VARCHAR"}, sep="\x01", quotechar="")
         found.create_view("kept")
-        connection.execute("SELECT count(*) FROM kept").fetchone()
+        first_row(connection, "SELECT count(*) FROM kept")
     except (duckdb.Error, OSError) as error:
         reason = _first_line(error)
         raise UsageError(f"--keep {keep}: no list of keys ({reason}); give keep.parquet of vitstream dedup") from None
@@ -126,6 +127,11 @@ def hash_of(option: str, path: Path) -> str:
     return hasher.hexdigest()
 
 
-def rows(connection: duckdb.DuckDBPyConnection, query: str, values: Sequence[Any] = ()) -> list[tuple]:
-    """All rows of a small result."""
-    return connection.execute(query, list(values)).fetchall()
+def rows(connection: duckdb.DuckDBPyConnection, query: str) -> list[tuple]:
+    """All rows of a small result: an unread one would block the connection."""
+    return connection.execute(query).fetchall()
+
+
+def first_row(connection: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:
+    """The only row of a result that has one."""
+    return rows(connection, query)[0]
