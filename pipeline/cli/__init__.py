@@ -9,7 +9,7 @@ import sys
 import typer
 
 from data_prep.names import one_line
-from pipeline.cli import finalize, order, shard, train, verify
+from pipeline.cli import finalize, order, shard, submit, train, verify
 from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ VERBS = (
     verify,
     order,
     train,
+    submit,
 )
 for verb in VERBS:
     app.command(epilog=verb.EXAMPLE)(getattr(verb, verb.__name__.rpartition(".")[2]))
