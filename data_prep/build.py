@@ -4,19 +4,14 @@ Any number of processes on any number of machines may do this together (`--task 
 holds, so it does not matter who makes it, or how often.
 """
 
-import json
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any
 
 from data_prep import work
 from data_prep.catalog.listing import digest
-from data_prep.catalog.plan import read_images, read_range
 from data_prep.catalog.samples import REJECTS_NAME
 from data_prep.names import escape
 from data_prep.planning import asked, make_plan
@@ -24,27 +19,23 @@ from data_prep.progress import progress_bar
 from data_prep.publish import (
     check_rejects,
     check_whole,
-    dataset_of,
     datasets,
     finished,
     is_done,
-    planned_shards,
     publish,
     read_record,
 )
 from data_prep.publish import finalize as publish_all
 from data_prep.request import Request
-from data_prep.shards.limits import read_position
-from data_prep.shards.shard import ShardTask, make_shard
-from data_prep.shards.spool import Stream, StreamTask, spool_stream
 from data_prep.sources import open_sources
 from data_prep.sources.base import Source
-from data_prep.workers import Advance, WorkerDied, Workers
-from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
-from pipeline.dataset.files import write_json
+from data_prep.stages import make_shards, shard_tasks, stream
+from data_prep.stopping import stoppable
+from data_prep.workers import Workers
+from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.manifest import MANIFEST_NAME, Manifest, read_manifest
 
-Task = TypeVar("Task", ShardTask, StreamTask)
+KEPT = "all whole shards are kept"
 
 
 @dataclass(frozen=True)
@@ -71,7 +62,7 @@ def shard(request: Request, workers: int, bar: bool = False) -> Outcome:
     request.options.check_values()
     start = monotonic()
     wanted = datasets(request.out, request.options.val_fraction)
-    with _stoppable():
+    with stoppable(KEPT):
         sources = tuple(open_sources(request.sources, request.source_options))
         now = asked(request, sources)
         try:
@@ -95,7 +86,7 @@ def finalize(out: Path, max_rejects: str | None) -> Outcome:
         WorkFailed: shards are missing, too many images were rejected, a full disk.
     """
     start = monotonic()
-    with _stoppable():
+    with stoppable(KEPT):
         try:
             done_now = publish_all(out, max_rejects)
         except OSError as error:
@@ -122,17 +113,17 @@ def _build(
         if request.stop_after == "plan":
             shards = sum(split.shards for split in plan.splits)
             return 0, f"planned: {plan.samples:,} images in {shards:,} shards", plan.ignored
-        streams = _stream(request, sources, plan, folder, pool, bar)
+        streams = stream(request, sources, plan, folder, pool, bar)
         if request.stop_after == "stream":
             return 0, "streamed: this part of the sources", plan.ignored
-        tasks = _shard_tasks(request, sources, plan, folder, streams)
+        tasks = shard_tasks(request, sources, plan, folder, streams)
         planned = [task.planned for task in tasks]
         missing = [task for task in tasks if not is_done(folder, out, task.planned)]
         check_rejects(folder, planned, request.max_rejects)
         total = sum(shard.samples for shard in planned)
         done = total - sum(task.planned.samples for task in missing)
         with progress_bar("sharding", total, done, bar) as advance:
-            for _ in _run(pool, make_shard, missing, advance, _shard_key):
+            for _ in make_shards(pool, missing, advance):
                 check_rejects(folder, planned, request.max_rejects)
         encoded = sum(read_record(task.record)["shard"]["samples"] for task in missing)
         if request.slice is not None:
@@ -157,117 +148,6 @@ def _plan(request: Request, sources: tuple[Source, ...], now: dict[str, Any], fo
     plan = make_plan(request, sources, folder, pool)
     work.check_asked(request.out, plan.asked, now)
     return plan
-
-
-def _stream(
-    request: Request, sources: tuple[Source, ...], plan: work.Plan, folder: Path, pool: Workers, bar: bool
-) -> tuple[Path, ...]:
-    """Pass 1: this part of the files that can only be streamed. Returns the records of all of them.
-
-    Raises:
-        StoppedResumable: other tasks have not done theirs yet.
-    """
-    if plan.streams == 0:
-        return ()
-    spool = folder / "spool"
-    spool.mkdir(exist_ok=True)
-    streams = [Stream(**stream) for stream in json.loads((folder / "plan/streams.json").read_bytes())]
-    tasks = [
-        StreamTask(
-            stream=stream,
-            source=sources[stream.source],
-            options=request.options,
-            plan=folder / "plan",
-            spool=spool,
-            poison=_poison(spool, f"stream-{stream.number:06d}"),
-        )
-        for stream in streams
-    ]
-    mine = tasks if request.slice is None else request.slice.of(tasks)
-    missing = [task for task in mine if not task.record.exists()]
-    total = sum(task.stream.stop - task.stream.start for task in mine)
-    done = total - sum(task.stream.stop - task.stream.start for task in missing)
-    with progress_bar("streaming", total, done, bar) as advance:
-        for _ in _run(pool, spool_stream, missing, advance, _stream_key):
-            pass
-    waiting = [task.stream.file for task in tasks if not task.record.exists()]
-    if waiting and request.stop_after is None:
-        what = f"{len(waiting):,} of {len(tasks):,} files have not been streamed by the other tasks yet"
-        raise StoppedResumable(f"{request.out}: {what}; run this task again when they are done")
-    return tuple(task.record for task in tasks)
-
-
-def _shard_tasks(
-    request: Request, sources: tuple[Source, ...], plan: work.Plan, folder: Path, spooled: tuple[Path, ...]
-) -> list[ShardTask]:
-    """This part of the shards, with their folders, which are made here."""
-    every = [shard for split in plan.splits for shard in planned_shards(split)]
-    for split in plan.splits:
-        (folder / split.name).mkdir(exist_ok=True)
-        (dataset_of(request.out, split.name) / "shards").mkdir(parents=True, exist_ok=True)
-    return [
-        ShardTask(
-            planned=shard,
-            sources=sources,
-            options=request.options,
-            labels=plan.labels,
-            plan=folder / "plan",
-            spooled=spooled,
-            poison=_poison(folder / shard.split, shard.name.removesuffix(".tar")),
-            work=folder / shard.split,
-            shards=dataset_of(request.out, shard.split) / "shards",
-        )
-        for shard in (every if request.slice is None else request.slice.of(every))
-    ]
-
-
-def _run(
-    pool: Workers,
-    function: Callable[[Task, Advance], None],
-    tasks: Sequence[Task],
-    advance: Advance,
-    key_at: Callable[[Task, int], str],
-) -> Iterator[Task]:
-    """Runs all tasks. An image at which a worker crashed or took too long is noted, and its task begins again without.
-
-    Raises:
-        WorkerDied: a worker was killed, or crashed where it was at no image.
-    """
-
-    def crashed(task: Task, death: WorkerDied) -> str | None:
-        position = read_position(task.position)
-        if position is None or not death.crashed:
-            raise death
-        reason = f"took longer than {task.options.max_seconds} s" if death.timed_out else f"its decoder {death.how}"
-        poison = task.poison | {key_at(task, position): reason}
-        write_json(task.record.with_suffix(".poison"), poison)
-        return reason
-
-    waiting = list(tasks)
-    while waiting:
-        again = []
-        for task, reason in pool.run(function, waiting, advance, crashed):
-            if reason is None:
-                yield task
-            else:
-                again.append(replace(task, poison=_poison(task.record.parent, task.record.stem)))
-        waiting = again
-
-
-def _shard_key(task: ShardTask, position: int) -> str:
-    return [image.key for image in read_images(task.plan, task.planned)][position]
-
-
-def _stream_key(task: StreamTask, position: int) -> str:
-    rows = read_range(task.plan / "streams.parquet", task.stream.start, task.stream.stop)
-    return rows.column("key")[position].as_py()
-
-
-def _poison(folder: Path, stem: str) -> dict[str, str]:
-    try:
-        return json.loads((folder / f"{stem}.poison").read_bytes())
-    except FileNotFoundError:
-        return {}
 
 
 def _listed(sources: Sequence[Source]) -> dict[str, Any]:
@@ -309,25 +189,6 @@ def _finished_by_another(request: Request) -> bool:
 
 def _explained(error: OSError, out: Path) -> WorkFailed:
     if error.errno in work.DISK_FULL:
-        return WorkFailed(f"{out}: no space left; all whole shards are kept: make room and run the same again")
+        return WorkFailed(f"{out}: no space left; {KEPT}: make room and run the same again")
     where = escape(str(error.filename or out))
-    return WorkFailed(f"{where}: {error.strerror or error}; all whole shards are kept: run the same again to continue")
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Turns SIGINT and SIGTERM into StoppedResumable, in the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, _: object) -> None:
-        name = signal.Signals(number).name
-        raise StoppedResumable(f"stopped by {name}; all whole shards are kept: run the same command again to continue")
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return WorkFailed(f"{where}: {error.strerror or error}; {KEPT}: run the same again to continue")

@@ -25,8 +25,10 @@ UNPROBED_BYTES: Final = 100_000  # of an image, where neither the listing nor a 
 Probe = tuple[tuple[Source, ...], PlannedShard, Path, Options]
 
 
-def make_plan(request: Request, sources: tuple[Source, ...], folder: Path, pool: Workers) -> work.Plan:
-    """Plans, and stores the plan in the work folder.
+def make_plan(
+    request: Request, sources: tuple[Source, ...], folder: Path, pool: Workers, bytes_per_image: int | None = None
+) -> work.Plan:
+    """Plans, and stores the plan in the work folder. `bytes_per_image`: an estimate made before, instead of a new one.
 
     Raises:
         UsageError: sources or options cannot be used.
@@ -48,10 +50,12 @@ def make_plan(request: Request, sources: tuple[Source, ...], folder: Path, pool:
             known_bytes, known = first_row(
                 connection, "SELECT CAST(sum(bytes) AS BIGINT), count(*) FROM picked WHERE bytes >= 0"
             )
-        listed_size = known_bytes // known if known else None
-        first = PlannedShard(next(iter(counts)), 0, 0, min(PROBED_IMAGES, next(iter(counts.values()))))
-        size = listed_size if options.as_is else None
-        size = size or _probe(sources, first, rows_folder, options, pool) or listed_size or UNPROBED_BYTES
+        size, listed_size = bytes_per_image, known_bytes // known if known else None
+        if options.as_is:
+            size = size or listed_size
+        if not size:
+            first = PlannedShard(next(iter(counts)), 0, 0, min(PROBED_IMAGES, next(iter(counts.values()))))
+            size = _probe(sources, first, rows_folder, options, pool) or listed_size or UNPROBED_BYTES
         splits = [PlannedSplit(n, count, count_shards(count, size, options.shard_size)) for n, count in counts.items()]
         streams: list[Stream] = []
         if any(source.streamed for source in sources):

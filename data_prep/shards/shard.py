@@ -40,6 +40,7 @@ class ShardTask:
     plan: Path  # the folder of the plan's rows
     spooled: tuple[Path, ...]  # records of pass 1, where a source had to be streamed
     poison: dict[str, str]  # key -> why: images that no worker survived
+    token: str  # of the command, as another may make the same shard at the same time
     work: Path  # where it grows
     shards: Path  # where it ends up
 
@@ -55,7 +56,7 @@ class ShardTask:
     @property
     def position(self) -> Path:
         """Where the worker notes which image it is at."""
-        return self.path(".at")
+        return self.path(f".{self.token}.at")
 
 
 @dataclass

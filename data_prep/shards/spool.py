@@ -63,6 +63,7 @@ class StreamTask:
     plan: Path
     spool: Path
     poison: dict[str, str]  # key -> why: images that no worker survived
+    token: str  # of the command, as another may stream the same file at the same time
 
     @property
     def record(self) -> Path:
@@ -72,7 +73,7 @@ class StreamTask:
     @property
     def position(self) -> Path:
         """Where the worker notes which image it is at."""
-        return self.spool / f"stream-{self.stream.number:06d}.at"
+        return self.record.with_suffix(f".{self.token}.at")
 
 
 def write_streams(plan: Path, splits: list[PlannedSplit], streamed: list[int]) -> list[Stream]:
@@ -159,6 +160,7 @@ def spool_stream(task: StreamTask, advance: Callable[[int], None]) -> None:
     for row in waiting.values():
         gone = row["reject"] or f"not in {task.stream.file} any more"
         done.append(_row(row, ImageError(gone)) | {"offset": 0, "size": 0})
+    task.position.unlink(missing_ok=True)
     done.sort(key=lambda row: (row["split"], row["shard"], row["offset"], row["key"]))
     with atomic_file(task.record) as file, pa.ipc.new_file(file, _SCHEMA) as writer:
         writer.write_table(pa.Table.from_pylist(done, schema=_SCHEMA).combine_chunks())
