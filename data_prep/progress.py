@@ -7,7 +7,7 @@ from data_prep.workers import Advance
 
 
 @contextmanager
-def progress_bar(what: str, total: int, done: int, shown: bool) -> Iterator[Advance]:
+def progress_bar(what: str, total: int | None, done: int, shown: bool) -> Iterator[Advance]:
     """Yields what is to be told of every image. Draws on stderr, and only where `shown`."""
     if not shown:
         yield lambda count: None

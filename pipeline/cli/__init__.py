@@ -9,7 +9,7 @@ import sys
 import typer
 
 from data_prep.names import one_line
-from pipeline.cli import finalize, order, shard, submit, train, verify
+from pipeline.cli import finalize, index, order, shard, submit, train, verify
 from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app = typer.Typer(
 VERBS = (
     shard,
     finalize,
+    index,
     verify,
     order,
     train,

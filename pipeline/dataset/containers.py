@@ -132,9 +132,7 @@ def open_shard(container: Container, path: Path) -> ShardFile:
 
 
 def parse_header(block: bytes) -> tuple[str, int]:
-    """(member's path, size) of a plain tar header, POSIX 1003.1-1988 or GNU's; ("", -1) if it is none."""
-    if block[257:262] != b"ustar":
-        return "", -1
+    """(member's path, size) of a plain tar header, POSIX 1003.1-1988, GNU's or V7's; ("", -1) if it is none."""
     name = block[:100].split(b"\0", 1)[0]
     prefix = block[345:500].split(b"\0", 1)[0] if block[257:263] == b"ustar\0" else b""
     try:

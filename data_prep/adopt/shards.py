@@ -1,0 +1,104 @@
+"""What `vitstream index` is given: tars, a folder of tars, or an MDS folder."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.mds.reader import is_mds, read_classes, read_index
+from data_prep.names import escape
+from data_prep.tars import compression
+from pipeline.dataset.errors import UsageError
+from pipeline.dataset.manifest import Container, Shard
+
+
+@dataclass(frozen=True)
+class GivenShard:
+    """One file that becomes a shard. `name` is what the dataset calls it."""
+
+    name: str
+    path: Path
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Given:
+    """All of them, in the order of the samples; `classes` where an MDS folder brings its own list."""
+
+    container: Container
+    shards: tuple[GivenShard, ...]
+    classes: tuple[str, ...] | None = None
+    samples: int | None = None  # as index.json says
+
+
+def find_shards(paths: Sequence[Path]) -> Given:
+    """The shards of what the user named: files in the order given, a folder's tars sorted by the bytes of their names.
+
+    Raises:
+        UsageError: something is missing, compressed, named twice, or there is nothing.
+    """
+    folders = [path for path in paths if path.is_dir() and is_mds(path)]
+    if folders:
+        if len(paths) > 1:
+            raise UsageError(f"{folders[0]}: an MDS folder is indexed alone; give each its own --out")
+        return _mds(folders[0])
+    shards = [_tar(path) for given in paths for path in (_tars(given) if given.is_dir() else [given])]
+    _check_names([(shard.name, shard.path) for shard in shards])
+    return Given("tar", tuple(shards))
+
+
+def _mds(folder: Path) -> Given:
+    listed = read_index(folder)
+    shards = []
+    for shard in listed:
+        if shard.compression is not None:
+            advice = "decompress it, or write the samples anew with vitstream shard"
+            raise UsageError(f"{shard.path}: compressed ({shard.compression}): no sample can be read alone; {advice}")
+        found = _size(shard.path)
+        if found != shard.bytes:
+            raise UsageError(f"{shard.path}: has {found:,} bytes, index.json says {shard.bytes:,}; copy it again")
+        shards.append(GivenShard(shard.name, shard.path, found))
+    _check_names([(shard.name, shard.path) for shard in shards])
+    return Given("mds", tuple(shards), read_classes(folder), sum(shard.samples for shard in listed))
+
+
+def _tars(folder: Path) -> list[Path]:
+    tars = sorted(folder.glob("*.tar"), key=os.fsencode)
+    if not tars:
+        raise UsageError(f"{folder}: neither *.tar nor the index.json of an MDS folder in it")
+    return tars
+
+
+def _tar(path: Path) -> GivenShard:
+    size = _size(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    packed = compression(head)
+    if packed and head[257:262] != b"ustar":
+        advice = f"decompress it ({packed} -d), or write the samples anew with vitstream shard"
+        raise UsageError(f"{path}: compressed ({packed}): no sample can be read alone; {advice}")
+    return GivenShard(path.name, path, size)
+
+
+def _size(path: Path) -> int:
+    if str(path).partition("://")[1] or ":/" in str(path):
+        raise UsageError(f"{path}: not on this machine; index adopts local files, vitstream shard reads remote ones")
+    try:
+        if not path.is_file():
+            raise UsageError(f"{path}: no such file")
+        return path.stat().st_size
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _check_names(named: Sequence[tuple[str, Path]]) -> None:
+    seen: dict[str, Path] = {}
+    for name, path in named:
+        for file in (name, Shard(name, 0, 0, "", "").index_name):
+            if file in seen:
+                both = f"{seen[file]} and {path}: both would be {escape(file)} in the dataset"
+                raise UsageError(f"{both}; rename one, or index them into two datasets")
+            seen[file] = path

@@ -1,0 +1,1 @@
+"""MosaicML's format: read without its library, written with it."""
