@@ -67,10 +67,8 @@ def resolve(connection: duckdb.DuckDBPyConnection, sources: Sequence[Source], gi
     most, least = first_row(connection, "SELECT max(len(labels)), min(len(labels)) FROM picked WHERE reject IS NULL")
     kind: LabelKind = "multi" if (most or 0) > 1 or any(source.multi for source in sources) else "single"
     if kind == "single" and least == 0:
-        path, file = first_row(
-            connection, "SELECT path, file FROM picked WHERE len(labels) = 0 AND reject IS NULL LIMIT 1"
-        )
-        raise UsageError(f"{path!r} ({file}): has no label; leave it out with --where 'len(labels) > 0', or label it")
+        (path,) = first_row(connection, "SELECT min(path) FROM picked WHERE len(labels) = 0 AND reject IS NULL")
+        raise UsageError(f"{path!r}: has no label; leave it out with --where 'len(labels) > 0', or label it")
     if known is not None:
         _check_known(connection, known, numbered, "the list of --classes" if given else "the source's own class list")
         return Classes(known, kind, numbered)
