@@ -1,0 +1,50 @@
+"""One cluster for all tests in here, and what an undisturbed process makes of the photos."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.images import write_photo
+from tests.runs import vitstream
+from tests.slurm.cluster import Cluster, why_not
+
+OPTIONS = ["--reencode", "--shard-size", "1MB", "--val-fraction", "0.1"]
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory) -> Iterator[Cluster]:
+    if (reason := why_not()) is not None:
+        pytest.skip(f"no SLURM cluster: {reason}")
+    with Cluster(tmp_path_factory.mktemp("cluster") / "slurm") as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory) -> Path:
+    """240 photos that take a while, in a folder whose name would not survive a careless script."""
+    folder = tmp_path_factory.mktemp("source") / "my 'photos' $(date)\n;*"
+    for number in range(6):
+        first = folder / "class-0" / f"{number}.jpg"
+        write_photo(first, 1600, 1200, seed=number, quality=92)
+        for copy in range(1, 40):
+            path = folder / f"class-{copy % 4}" / f"{number}-{copy}.jpg"
+            path.parent.mkdir(exist_ok=True)
+            os.link(first, path)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def undisturbed(photos: Path, tmp_path_factory) -> dict[str, str]:
+    out = tmp_path_factory.mktemp("undisturbed") / "data"
+    done = vitstream("shard", photos, "--out", out, *OPTIONS)
+    assert done.returncode == 0, done.stderr
+    return digests(out)
+
+
+def digests(out: Path) -> dict[str, str]:
+    """SHA-256 of every file."""
+    files = sorted(path for path in out.rglob("*") if path.is_file())
+    return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
