@@ -1,88 +1,83 @@
-"""Which images there are: folders of class folders, listed completely and in an order of their own.
+"""Folders of class folders, local or on an object store, listed in an order of their own, one folder in memory.
 
 An image's identity is its path relative to its SOURCE. Its class is that path's first component; what lies deeper
 belongs to the same class. Only names are read here; what is inside a file is found out when it is encoded.
 """
 
-import hashlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.names import escape, from_bytes, to_bytes
-from pipeline.dataset.errors import UsageError
-from pipeline.dataset.keys import sample_key
+import pyarrow as pa
 
-SUFFIXES = (b".jpg", b".jpeg", b".png", b".webp", b".gif")
-_TAKEN = "JPEG, PNG, WebP or GIF"
+from data_prep.names import escape, from_bytes, to_bytes, unescape
+from data_prep.remote.objects import list_folder, read
+from data_prep.remote.urls import join, public
+from data_prep.sources.base import UNKNOWN_BYTES, Place, Source
+from data_prep.sources.local import read_file
+from data_prep.sources.rows import Row, batches
+from pipeline.dataset.errors import UsageError
+
+SUFFIXES = (b".jpg", b".jpeg", b".png", b".webp", b".gif", b".tif", b".tiff", b".bmp")
+_TAKEN = "JPEG, PNG, WebP, GIF, TIFF or BMP"
 
 
 @dataclass(frozen=True, slots=True)
 class SourceImage:
-    """One listed file."""
+    """One listed file, as shards/images.py still wants it."""
 
     key: str
-    path: str  # relative to its source, '/'-separated, undecodable bytes as surrogates
-    source: int  # which of the sources
+    path: str
+    source: int
     label: int
     bytes: int
 
 
 @dataclass(frozen=True)
-class Listing:
-    """All images of all sources, sorted by the bytes of their paths; and what was passed over."""
+class FolderSource(Source):
+    """A local folder. `root` is its absolute path, whose bytes may be any (surrogates)."""
 
-    roots: tuple[Path, ...]
-    images: tuple[SourceImage, ...]
-    classes: tuple[str, ...]  # sorted by their bytes; a label is a position in here
-    ignored: dict[str, int]
+    root: str
+    name: str
 
-    def digest(self) -> str:
-        """SHA-256 over every path and size: two listings with the same digest shard to the same bytes."""
-        hasher = hashlib.sha256()
-        for image in self.images:
-            hasher.update(b"%s\0%d\0" % (to_bytes(image.path), image.bytes))
-        return hasher.hexdigest()
+    def batches(self, ignored: Counter[str]) -> Iterator[pa.RecordBatch]:
+        return batches(_rows(_walk(Path(self.root), ignored), self.root))
+
+    def read(self, place: Place) -> bytes:
+        return read_file(to_bytes(self.root) + b"/" + to_bytes(unescape(place.file)), place.bytes)
 
 
-def list_images(sources: Sequence[Path]) -> Listing:
-    """Walks the sources.
+@dataclass(frozen=True)
+class RemoteFolderSource(Source):
+    """A folder of a bucket. `root` is its URL."""
 
-    Raises:
-        UsageError: a source is missing, no folder, unreadable or without images; an image lies outside any class
-            folder; two sources hold the same relative path.
-    """
-    ignored: Counter[str] = Counter()
-    found: dict[str, tuple[int, int]] = {}  # path -> (source, bytes)
-    for number, source in enumerate(sources):
-        if resolved(source) in map(resolved, sources[:number]):
-            raise UsageError(f"{source}: given twice as SOURCE")
-        before = len(found)
-        for path, size in _walk(source, ignored):
-            if path in found:
-                other = sources[found[path][0]]
-                where = f"{escape(path)!r} lies in {other} and in {source}"
-                raise UsageError(f"{where}: rename one; an image's relative path is its identity")
-            found[path] = (number, size)
-        if len(found) == before:
-            raise UsageError(f"{source}: no images in it; expected {source}/CLASS/NAME, each a {_TAKEN} file")
-    paths = sorted(found, key=to_bytes)
-    classes = sorted({path.partition("/")[0] for path in paths}, key=to_bytes)
-    label = {name: position for position, name in enumerate(classes)}
-    images = tuple(SourceImage(sample_key(p), p, found[p][0], label[p.partition("/")[0]], found[p][1]) for p in paths)
-    _check_keys(images)
-    return Listing(tuple(map(resolved, sources)), images, tuple(map(escape, classes)), dict(ignored))
+    root: str
+    name: str
+    remote = True
+
+    def batches(self, ignored: Counter[str]) -> Iterator[pa.RecordBatch]:
+        return batches(_rows(_walk_remote(self.root, ignored), public(self.root)))
+
+    def read(self, place: Place) -> bytes:
+        return read(join(self.root, unescape(place.file)), 0, None if place.bytes == UNKNOWN_BYTES else place.bytes)
 
 
-def resolved(path: Path) -> Path:
-    """The path without links. Raises UsageError where they lead in a circle."""
-    try:
-        return path.resolve()
-    except (OSError, RuntimeError):  # which of them depends on Python's version
-        raise UsageError(f"{path}: a link that leads in a circle; name the folder itself") from None
+def is_image(name: bytes) -> bool:
+    """Whether a file's name says that it is one."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def _rows(found: Iterator[tuple[str, int]], where: str) -> Iterator[Row]:
+    """A row per (relative path, bytes). Raises UsageError where there is none."""
+    path = None
+    for path, size in found:
+        shown = escape(path)
+        yield Row(shown, [escape(path.partition("/")[0])], size, shown, 0)
+    if path is None:
+        raise UsageError(f"{escape(where)}: no images in it; expected {escape(where)}/CLASS/NAME, each a {_TAKEN} file")
 
 
 def _walk(source: Path, ignored: Counter[str]) -> Iterator[tuple[str, int]]:
@@ -104,14 +99,37 @@ def _walk(source: Path, ignored: Counter[str]) -> Iterator[tuple[str, int]]:
                     ignored["links that lead back"] += 1
                 else:
                     inner.append((path + b"/", (*ancestors, identity)))
-            elif not entry.name.lower().endswith(SUFFIXES):
+            elif not is_image(entry.name):
                 ignored["files without an image suffix"] += 1
             elif not folder:
-                hint = f"move it into a class folder, as in {source}/CLASS/{escape(from_bytes(path))}"
-                raise UsageError(f"{source}/{escape(from_bytes(path))}: an image without a class; {hint}")
+                raise _classless(escape(str(source)), escape(from_bytes(path)))
             else:
                 yield from_bytes(path), _size(entry)
         stack += reversed(inner)
+
+
+def _walk_remote(url: str, ignored: Counter[str]) -> Iterator[tuple[str, int]]:
+    """(relative path, bytes) of every image below a URL, asked for folder by folder."""
+    stack = [""]
+    while stack:
+        folder = stack.pop()
+        folders, files = list_folder(join(url, folder.rstrip("/")) if folder else url)
+        ignored["hidden files or folders"] += sum(name.startswith(".") for name in folders)
+        for name, size in files:
+            if name.startswith("."):
+                ignored["hidden files or folders"] += 1
+            elif not is_image(to_bytes(name)):
+                ignored["files without an image suffix"] += 1
+            elif not folder:
+                raise _classless(public(url), escape(name))
+            else:
+                yield folder + name, size
+        stack += [f"{folder}{name}/" for name in reversed(folders) if not name.startswith(".")]
+
+
+def _classless(source: str, name: str) -> UsageError:
+    hint = f"move it into a class folder, as in {source}/CLASS/{name}"
+    return UsageError(f"{source}/{name}: an image without a class; {hint}")
 
 
 def _root_status(source: Path) -> os.stat_result:
@@ -153,11 +171,3 @@ def _size(entry: os.DirEntry[bytes]) -> int:
     except OSError:
         return 0
     return status.st_size if stat.S_ISREG(status.st_mode) else 0
-
-
-def _check_keys(images: Sequence[SourceImage]) -> None:
-    paths: dict[str, str] = {}
-    for image in images:
-        other = paths.setdefault(image.key, image.path)
-        if other != image.path:
-            raise UsageError(f"{escape(other)!r} and {escape(image.path)!r} have the same key: rename one of them")

@@ -2,14 +2,18 @@
 
 import json
 import os
+from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.names import escape, from_bytes, to_bytes, unescape
-from data_prep.sources.folder import list_images
+from data_prep.sources import open_sources
+from data_prep.sources.base import COLUMNS, Place
+from data_prep.sources.options import SourceOptions
 from pipeline.dataset.errors import UsageError
+from pipeline.dataset.images import ImageError
 from tests.images import write_photo
 
 pytestmark = pytest.mark.fast
@@ -34,23 +38,50 @@ def touch(path, data=b"x"):
     return path
 
 
-def test_classes_and_paths_sorted_by_their_bytes(tmp_path):
-    for name in ("b/2.jpg", "Z/1.PNG", "a/deep/er/3.jpeg", "ä/4.WebP", "a/0.gif", "a-b/5.jpg"):
+def rows(path):
+    ignored = Counter()
+    (source,) = open_sources([str(path)], SourceOptions())
+    found = [row for batch in source.batches(ignored) for row in batch.to_pylist()]
+    return source, found, dict(ignored)
+
+
+def test_paths_in_an_order_of_their_own_and_the_class_first(tmp_path):
+    for name in ("b/2.jpg", "Z/1.PNG", "a/deep/er/3.jpeg", "ä/4.WebP", "a/0.gif", "a-b/5.tiff"):
         touch(tmp_path / name)
-    listing = list_images([tmp_path])
-    assert listing.classes == ("Z", "a", "a-b", "b", "ä")
-    assert [image.path for image in listing.images] == [
-        "Z/1.PNG", "a-b/5.jpg", "a/0.gif", "a/deep/er/3.jpeg", "b/2.jpg", "ä/4.WebP",
+    source, found, _ = rows(tmp_path)
+    assert [(row["path"], row["labels"]) for row in found] == [
+        ("Z/1.PNG", ["Z"]), ("a/0.gif", ["a"]), ("a/deep/er/3.jpeg", ["a"]), ("a-b/5.tiff", ["a-b"]),
+        ("b/2.jpg", ["b"]), ("ä/4.WebP", ["ä"]),
     ]  # fmt: skip
-    assert [listing.classes[image.label] for image in listing.images] == ["Z", "a-b", "a", "a", "b", "ä"]
+    assert (source.name, source.numbered, source.multi, source.streamed) == (tmp_path.name, False, False, False)
+
+
+def test_a_listing_has_the_agreed_columns_in_batches(tmp_path):
+    touch(tmp_path / "a/1.jpg")
+    (source,) = open_sources([str(tmp_path)], SourceOptions())
+    (batch,) = source.batches(Counter())
+    assert [batch.schema.field(name) for name in COLUMNS.names] == list(COLUMNS)
+
+
+def test_bytes_are_those_that_were_listed(tmp_path):
+    touch(tmp_path / "a/1.jpg", b"12345")
+    source, ((row),), _ = rows(tmp_path)
+    place = Place(row["file"], row["offset"], row["bytes"])
+    assert source.read(place) == b"12345"
+    touch(tmp_path / "a/1.jpg", b"123456")
+    with pytest.raises(ImageError, match="changed since it was listed: from 5 to 6 bytes"):
+        source.read(place)
+    (tmp_path / "a/1.jpg").unlink()
+    with pytest.raises(ImageError, match="cannot be read: No such file"):
+        source.read(place)
 
 
 def test_what_is_no_image_is_counted(tmp_path):
     for name in ("a/1.jpg", "a/.2.jpg", ".git/3.jpg", "a/notes.txt", "a/jpg", "README.md"):
         touch(tmp_path / name)
-    listing = list_images([tmp_path])
-    assert [image.path for image in listing.images] == ["a/1.jpg"]
-    assert listing.ignored == {"hidden files or folders": 2, "files without an image suffix": 3}
+    _, found, ignored = rows(tmp_path)
+    assert [row["path"] for row in found] == ["a/1.jpg"]
+    assert ignored == {"hidden files or folders": 2, "files without an image suffix": 3}
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path):
@@ -61,41 +92,37 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     (source / "a/3.jpg").symlink_to(tmp_path / "elsewhere/1.jpg")
     (source / "a/back").symlink_to(source)
     (source / "a/self.jpg").symlink_to("self.jpg")
-    listing = list_images([source])
-    assert {image.path: image.bytes for image in listing.images} == {
+    _, found, ignored = rows(source)
+    assert {row["path"]: row["bytes"] for row in found} == {
         "a/2.jpg": 1, "a/3.jpg": 3, "a/self.jpg": 0, "linked/1.jpg": 3,
     }  # fmt: skip
-    assert listing.ignored == {"links that lead back": 1}
+    assert ignored == {"links that lead back": 1}
 
 
-def test_two_sources_are_one_corpus_unless_they_share_a_path(tmp_path):
+def test_one_folder_given_twice_is_refused_by_whatever_name(tmp_path):
     touch(tmp_path / "one/a/1.jpg")
-    touch(tmp_path / "two/b/1.jpg")
-    listing = list_images([tmp_path / "one", tmp_path / "two"])
-    assert [(image.path, image.source) for image in listing.images] == [("a/1.jpg", 0), ("b/1.jpg", 1)]
-    touch(tmp_path / "two/a/1.jpg")
-    with pytest.raises(UsageError, match=rf"'a/1.jpg' lies in {tmp_path}/one and in {tmp_path}/two"):
-        list_images([tmp_path / "one", tmp_path / "two"])
+    (tmp_path / "alias").symlink_to("one")
+    with pytest.raises(UsageError, match="alias: given twice as SOURCE"):
+        open_sources([str(tmp_path / "one"), str(tmp_path / "alias")], SourceOptions())
 
 
-def test_key_and_digest_do_not_depend_on_where_the_source_lies(tmp_path):
-    for folder in ("here", "there"):
-        touch(tmp_path / folder / "a/1.jpg")
-    here, there = (list_images([tmp_path / folder]) for folder in ("here", "there"))
-    assert here.images == there.images and here.digest() == there.digest()
-    touch(tmp_path / "there/a/1.jpg", b"longer")
-    assert list_images([tmp_path / "there"]).digest() != here.digest()
+@pytest.mark.parametrize(("name", "reason"), [("nowhere", "no such"), ("loop", "circle"), ("empty", "no images in it")])
+def test_what_is_no_folder_of_images_is_one_line(tmp_path, name, reason):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=rf"{name}: .*{reason}"):
+        rows(tmp_path / name)
 
 
 def test_an_image_without_a_class_is_refused(tmp_path):
     touch(tmp_path / "a/1.jpg")
     touch(tmp_path / "loose.jpg")
     with pytest.raises(UsageError, match=r"loose.jpg: an image without a class; move it into a class folder"):
-        list_images([tmp_path])
+        rows(tmp_path)
 
 
 def test_names_that_are_no_utf8(tmp_path):
     write_photo(tmp_path / os.fsdecode(b"caf\xe9/new\nline.jpg"), 8, 8, 0)
-    listing = list_images([tmp_path])
-    assert listing.classes == (r"caf\xe9",)
-    assert escape(listing.images[0].path) == r"caf\xe9/new\x0aline.jpg"
+    source, (row,), _ = rows(tmp_path)
+    assert (row["labels"], row["path"]) == ([r"caf\xe9"], r"caf\xe9/new\x0aline.jpg")
+    assert len(source.read(Place(row["file"], row["offset"], row["bytes"]))) == row["bytes"]

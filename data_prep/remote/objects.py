@@ -1,0 +1,179 @@
+"""Remote objects: read whole or in parts, listed folder by folder, opened as files.
+
+An object that is not there, or not for us, is an image to be rejected, or a SOURCE to be mended by the user; one that
+does not answer is WorkFailed, and the same command goes on later.
+"""
+
+import io
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, BinaryIO, Final, TypeVar
+
+from data_prep.remote.patience import Patience, Refused, Unexpected, error_code, patiently
+from data_prep.remote.urls import check_scheme, is_http, public, scheme_of
+from pipeline.dataset.errors import UsageError
+from pipeline.dataset.images import ImageError
+
+Result = TypeVar("Result")
+MAX_FILE_BYTES: Final = 512 * 2**20  # of one image, encoded
+_EXTRAS: Final = {"s3": "s3", "gs": "gcs", "gcs": "gcs", "http": "http"}
+_SLOWEST: Final = 256 * 2**10  # bytes per second, below which an attempt is given up
+_CONNECTIONS: Final = 64
+
+
+def read(url: str, offset: int = 0, size: int | None = None) -> bytes:
+    """Bytes [offset, offset + size) of an object; the whole of it where `size` is None.
+
+    Raises:
+        ImageError: the object does not exist, is not for us, is shorter than that, or larger than an image may be.
+        WorkFailed: no answer that makes sense, for as long as we have patience.
+        UsageError: what reads such URLs is not installed, or there are no credentials.
+    """
+    try:
+        return patiently(url, lambda: _read_once(url, offset, size))
+    except Refused as error:
+        raise ImageError(f"{public(url)}: {error}") from None
+
+
+def size_of(url: str) -> int:
+    """Bytes of an object that is to be read by ranges. Raises UsageError, WorkFailed."""
+    return _usable(url, lambda: _size_once(url))
+
+
+def list_folder(url: str) -> tuple[list[str], list[tuple[str, int]]]:
+    """Names of the folders, and (name, bytes) of the files, that lie directly below an s3:// or gs:// URL; each sorted
+    by its bytes. Raises UsageError, WorkFailed."""
+    if is_http(url):
+        raise UsageError(f"{public(url)}: HTTP cannot list a folder; name a table of URLs, or tars")
+    folders, files = _usable(url, lambda: _list_once(url))
+    return sorted(folders, key=os.fsencode), sorted(files, key=lambda file: os.fsencode(file[0]))
+
+
+def open_url(url: str, block: int = 2**20) -> BinaryIO:
+    """An object as a file that can be read from anywhere, `block` bytes at least at a time. Raises UsageError,
+    WorkFailed, also while it is read."""
+    return io.BufferedReader(_RangedFile(url, size_of(url)), block)  # type: ignore[return-value]
+
+
+class _RangedFile(io.RawIOBase):
+    """An object of known size."""
+
+    def __init__(self, url: str, size: int) -> None:
+        self._url, self._size, self._at = url, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        at, wanted = self._at, max(0, min(len(buffer), self._size - self._at))
+        data = _usable(self._url, lambda: _read_once(self._url, at, wanted))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def _usable(url: str, once: Callable[[], Result]) -> Result:
+    """For what a whole SOURCE depends on: a definite refusal is the user's to mend."""
+    try:
+        return patiently(url, once)
+    except Refused as error:
+        raise UsageError(f"{public(url)}: {error}") from None
+
+
+def _read_once(url: str, offset: int, size: int | None) -> bytes:
+    if size == 0:
+        return b""
+    filesystem = _filesystem(url)
+    limit = MAX_FILE_BYTES + 1 if size is None else size
+    silence = Patience.ours().silence_s
+    timeout = silence + (limit / _SLOWEST if size is not None else 4 * silence)
+    if is_http(url):
+        data = _http("get", url, offset, size, silence, timeout=timeout)
+    else:
+        try:
+            data = filesystem.cat_file(url, start=offset, end=offset + limit, timeout=timeout)
+        except OSError as error:
+            if error_code(error) not in ("InvalidRange", "416"):
+                raise
+            data = b""  # it ends before `offset`
+    if size is None and len(data) > MAX_FILE_BYTES:
+        raise Refused(f"too large: more than {MAX_FILE_BYTES:,} bytes")
+    if size is not None and len(data) != size:
+        # Cut on its way, or shorter than it was when it was listed? Only the server can tell.
+        if _size_once(url) < offset + size:
+            raise Refused("changed since it was listed: it is shorter now")
+        raise Unexpected(f"{len(data):,} of {size:,} bytes came")
+    return data
+
+
+def _size_once(url: str) -> int:
+    silence = Patience.ours().silence_s
+    if is_http(url):
+        return _http("length", url, silence, timeout=2 * silence)
+    info = _filesystem(url).info(url, timeout=2 * silence)
+    if info["type"] != "file":
+        raise Refused("not a file")
+    return int(info["size"])
+
+
+def _list_once(url: str) -> tuple[list[str], list[tuple[str, int]]]:
+    filesystem = _filesystem(url)
+    root = filesystem._strip_protocol(url).rstrip("/")
+    folders, files = [], []
+    for entry in filesystem.ls(url, detail=True, refresh=True):
+        name = entry["name"].removeprefix(root + "/")
+        if not name or "/" in name or entry["name"] == root:  # the folder's own marker; a key with two slashes
+            continue
+        if entry["type"] == "directory":
+            folders.append(name)
+        else:
+            files.append((name, int(entry["size"])))
+    return folders, files
+
+
+def _http(what: str, url: str, *arguments: Any, timeout: float) -> Any:
+    filesystem = _filesystem(url)  # first: it says what to install
+    from fsspec.asyn import sync
+
+    from data_prep.remote import http
+
+    return sync(filesystem.loop, getattr(http, what), filesystem, url, *arguments, timeout=timeout)
+
+
+def _filesystem(url: str) -> Any:
+    """fsspec's file system for a URL, one per process: connections do not survive a fork."""
+    check_scheme(url)
+    return _opened("http" if is_http(url) else scheme_of(url), os.getpid())
+
+
+@lru_cache(maxsize=8)
+def _opened(scheme: str, _process: int) -> Any:
+    import fsspec
+    from fsspec.config import conf
+
+    ours: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
+    theirs = conf.get(scheme, {})
+    if scheme == "s3":
+        silence = Patience.ours().silence_s
+        limits = {"connect_timeout": silence, "read_timeout": silence, "max_pool_connections": _CONNECTIONS}
+        ours["config_kwargs"] = theirs.get("config_kwargs", {}) | limits | {"retries": {"total_max_attempts": 1}}
+    if scheme == "http":
+        ours["client_kwargs"] = {"trust_env": True} | theirs.get("client_kwargs", {})
+    try:
+        filesystem = fsspec.filesystem(scheme, **ours)
+    except ImportError:
+        advice = f"pip install 'vitstream[{_EXTRAS[scheme]}]'"
+        raise UsageError(f"{scheme}:// needs a package that is not installed: {advice}") from None
+    filesystem.retries = 1  # ours are counted, and bounded in time
+    return filesystem
