@@ -72,10 +72,10 @@ def verdict_of(run_yaml: Path, attempt: int) -> dict:
     return json.loads((run_yaml.with_suffix("") / "attempts" / f"{attempt:03d}" / "verdict.json").read_text())
 
 
-def one_line(done: subprocess.CompletedProcess, *words: str) -> None:
-    """Asserts that a command ended with exit code 2 and one clear line that has all of `words` in it."""
+def one_line(done: subprocess.CompletedProcess, *words: str, code: int = 2) -> None:
+    """Asserts that a command ended with this exit code and one clear line that has all of `words` in it."""
     lines = done.stderr.strip().splitlines()
-    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
     assert len(lines) == 1 and lines[0].startswith("vitstream: "), done.stderr
     for word in words:
         assert word in lines[0], (word, lines[0])

@@ -1,0 +1,99 @@
+"""`shard --task i/n` and `finalize`: whoever makes which shard, when and how often, the files are the same."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.data_prep.test_kills import digests
+from tests.images import write_photo_folder
+from tests.runs import one_line, start, vitstream
+
+OPTIONS = ("--size", "40", "--val-fraction", "0.1", "--shard-size", "400kB")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    return write_photo_folder(tmp_path_factory.mktemp("photos"), classes=5, per_class=300)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(photos, tmp_path_factory) -> dict[str, str]:
+    out = tmp_path_factory.mktemp("undisturbed") / "data"
+    assert vitstream("shard", photos, "--out", out, *OPTIONS).returncode == 0
+    return digests(out)
+
+
+def task(photos: Path, out: Path, part: str, *more: object):
+    return vitstream("shard", photos, "--out", out, *OPTIONS, "--task", part, "--workers", 1, *more)
+
+
+def test_tasks_in_any_order_twice_and_late(photos, undisturbed, tmp_path):
+    out = tmp_path / "data"
+    for part in ("2/3", "1/3", "2/3"):
+        done = task(photos, out, part)
+        assert done.returncode == 0, done.stderr
+        assert "when all tasks are done: vitstream finalize" in done.stdout
+    missing = vitstream("finalize", out)
+    one_line(missing, "shards are missing: train/shard-000000.tar", code=1)
+    assert task(photos, out, "3/3").returncode == 0  # the same as 0/3
+    done = vitstream("finalize", out, "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["was_complete"] is False
+    assert digests(out) == undisturbed
+    late = task(photos, out, "1/3")
+    assert late.returncode == 0 and "complete already" in late.stdout
+    assert "complete already" in vitstream("finalize", out).stdout
+    assert digests(out) == undisturbed
+
+
+def test_seven_tasks_at_the_same_time_make_one_plan(photos, undisturbed, tmp_path):
+    out = tmp_path / "data"
+    parts = [f"{i}/7" for i in range(7)]
+    running = [start("shard", photos, "--out", out, *OPTIONS, "--task", p, "--workers", 1) for p in parts]
+    ends = [(process.communicate()[1], process.returncode) for process in running]
+    assert ends == [("", 0)] * 7
+    assert vitstream("finalize", out).returncode == 0
+    assert digests(out) == undisturbed
+
+
+def test_planned_first_and_then_by_other_numbers_of_tasks(photos, undisturbed, tmp_path):
+    out = tmp_path / "data"
+    done = vitstream("shard", photos, "--out", out, *OPTIONS, "--stop-after", "plan")
+    assert done.returncode == 0 and "planned: 1,500 images in" in done.stdout
+    assert task(photos, out, "0/2", "--stop-after", "stream").returncode == 0
+    assert not list(out.glob("*/shards/*.tar"))
+    assert task(photos, out, "0/2").returncode == 0
+    one_line(
+        vitstream("shard", photos, "--out", out, "--size", 50, "--task", "1/2"), "made with another --size: 40 then"
+    )
+    assert task(photos, out, "4/5").returncode == 0
+    assert vitstream("shard", photos, "--out", out, *OPTIONS).returncode == 0  # all that is missing, and the end
+    assert digests(out) == undisturbed
+
+
+def test_what_cannot_be_finalized(photos, tmp_path):
+    one_line(vitstream("finalize", tmp_path / "none"), "no planned dataset in it")
+    one_line(task(photos, tmp_path / "data", "9/3"), "--task '9/3'")
+    out = tmp_path / "damaged"
+    assert task(photos, out, "0/1").returncode == 0
+    record = next((out / ".shard-work/train").glob("*.json"))
+    record.write_text("{")
+    one_line(vitstream("finalize", out), f"{record}: damaged; delete it", code=1)
+    record.unlink()
+    shutil.copytree(out, tmp_path / "kept")
+    assert task(photos, out, "0/1").returncode == 0 and vitstream("finalize", out).returncode == 0
+
+
+def test_rejects_are_counted_over_all_tasks_at_the_end(photos, tmp_path):
+    source = tmp_path / "photos"
+    shutil.copytree(photos, source)
+    for path in list(source.glob("class-00/*.jpg"))[:100]:
+        path.write_bytes(b"no image")
+    out = tmp_path / "data"
+    for part in ("0/2", "1/2"):
+        assert task(source, out, part, "--max-rejects", "60").returncode == 0  # each has about 50 of them
+    one_line(vitstream("finalize", out), "100 of 1,500 images rejected so far, 60 allowed", code=1)
+    assert vitstream("finalize", out, "--max-rejects", "10%").returncode == 0
+    rejects = [line for name in ("train", "val") for line in (out / name / "rejects.jsonl").read_text().splitlines()]
+    assert len(rejects) == 100

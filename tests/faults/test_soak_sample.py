@@ -1,0 +1,18 @@
+"""A seeded sample of the fault matrices that `make soak` runs in full."""
+
+import pytest
+
+from tests.soak import prep_kills
+
+
+@pytest.mark.parametrize(
+    "trial",
+    [
+        {"seed": 101, "tasks": 1, "workers": 2, "kills": 2},
+        {"seed": 102, "tasks": 2, "workers": 1, "kills": 3},
+        {"seed": 103, "tasks": 7, "workers": 1, "kills": 3},
+    ],
+    ids=lambda trial: f"{trial['tasks']} tasks",
+)
+def test_killed_tasks_make_the_same_files(trial, tmp_path):
+    assert prep_kills.run(trial, tmp_path)["faults"] >= trial["kills"]
