@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -42,9 +43,13 @@ class IndexRow:
 def write_index(path: Path, rows: Sequence[IndexRow]) -> None:
     """Writes a shard's index, atomically; the same rows give the same bytes."""
     columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
-    table = pa.table(columns, schema=SCHEMA)
+    write_table(path, pa.table(columns, schema=SCHEMA))
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """The same of a table of SCHEMA, as `ShardIndex.take` gives it."""
     with atomic_file(path) as file, pa.ipc.new_file(file, SCHEMA) as writer:
-        writer.write_table(table, max_chunksize=ROWS_PER_BATCH)
+        writer.write_table(table.combine_chunks(), max_chunksize=ROWS_PER_BATCH)
 
 
 class ShardIndex:
@@ -80,6 +85,11 @@ class ShardIndex:
     def keys(self) -> list[str]:
         """All keys, in order: for audits, not for the hot path."""
         return [key for b in range(self._reader.num_record_batches) for key in self._batch(b)["key"].to_pylist()]
+
+    def take(self, positions: np.ndarray) -> pa.Table:
+        """The rows at these positions, as columns: for views, which copy many."""
+        batches = [self._batch(number) for number in range(self._reader.num_record_batches)]
+        return pa.Table.from_batches(batches, SCHEMA).combine_chunks().take(pa.array(positions, pa.int64()))
 
     def find(self, key: str) -> int | None:
         """Position of `key` in this shard, or None."""
