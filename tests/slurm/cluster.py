@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.dataset.processes import die_with
 
@@ -63,6 +64,14 @@ def why_not() -> str | None:
     if subprocess.run(["unshare", "--uts", "--pid", "--fork", "--mount-proc", "true"], capture_output=True).returncode:
         return "no new namespaces here (unshare fails)"
     return None
+
+
+class Task(NamedTuple):
+    """One task of an array, or a whole job."""
+
+    number: str
+    state: str
+    restarts: int
 
 
 class Cluster:
@@ -128,21 +137,23 @@ class Cluster:
         except (AssertionError, subprocess.TimeoutExpired):  # not up yet
             return 0
 
-    def tasks(self, job: int) -> dict[str, dict[str, str]]:
-        """JobId -> fields of `scontrol show job`; of an array, one of each task that has begun or ended."""
-        lines = self.run("scontrol", "show", "job", job, "--oneliner").splitlines()
-        fields = [dict(word.split("=", 1) for word in line.split() if "=" in word) for line in lines]
-        return {job["JobId"]: job for job in fields}
-
-    def states(self, *jobs: int) -> list[str]:
-        """The states of all tasks of these jobs."""
-        return [task["JobState"] for job in jobs for task in self.tasks(job).values()]
+    def tasks(self, job: int) -> list[Task]:
+        """All tasks of a job, in order; one, where it is no array. Only those of the last ten minutes are known."""
+        columns = ",".join(f"{name}:20" for name in ("JobArrayID", "ArrayTaskID", "State", "RestartCnt"))
+        printed = self.run("squeue", "--noheader", "--array", "--states=all", f"--jobs={job}", f"--Format={columns}")
+        return sorted(
+            Task(number, state, int(restarts)) for _, number, state, restarts in map(str.split, printed.splitlines())
+        )
 
     def wait_for(self, *jobs: int, seconds: float = 60) -> list[str]:
         """Waits for the end of these jobs, of every task. Returns their states."""
         under_way = ("PENDING", "RUNNING", "COMPLETING", "REQUEUED", "SUSPENDED", "CONFIGURING")
-        self._wait(lambda: not set(self.states(*jobs)) & set(under_way), seconds, f"jobs {jobs}")
-        return self.states(*jobs)
+
+        def states() -> list[str]:
+            return [task.state for job in jobs for task in self.tasks(job)]
+
+        self._wait(lambda: not set(states()) & set(under_way), seconds, f"jobs {jobs}")
+        return states()
 
     def _start(self, name: str, *command: str) -> None:
         us = os.getpid()
