@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 from data_prep.names import escape
 
+MAX_IMAGE_BYTES: Final = 512 * 2**20
 MAX_LABEL_BYTES: Final = 2**20  # of a .json: captions and the like may be in it
 MAX_NAME_CHARACTERS: Final = 1000
 JSON_KEYS: Final = ("label", "labels", "cls", "class_id")

@@ -13,8 +13,16 @@ import xxhash
 
 from data_prep.catalog.samples import Reject
 from data_prep.names import escape
-from data_prep.packed import MAX_LABEL_BYTES, NO_LABELS, LabelError, Labels, PackedSample, from_cls, from_json
-from data_prep.shards.images import MAX_FILE_BYTES
+from data_prep.packed import (
+    MAX_IMAGE_BYTES,
+    MAX_LABEL_BYTES,
+    NO_LABELS,
+    LabelError,
+    Labels,
+    PackedSample,
+    from_cls,
+    from_json,
+)
 from data_prep.tars import BLOCK, MemberHeader, iter_members
 from pipeline.dataset.containers import parse_header
 from pipeline.dataset.images import ImageError, read_header
@@ -82,8 +90,8 @@ def _sample(fd: int, tar: str, own: str, group: _Group) -> PackedSample | Reject
 
 def read_sample(fd: int, name: str, key: str, offset: int, size: int, labels: Labels) -> PackedSample:
     """The sample whose image lies there. Raises ImageError where it cannot be used."""
-    if size > MAX_FILE_BYTES:
-        raise ImageError(f"too large: {size:,} bytes, the limit is {MAX_FILE_BYTES:,}")
+    if size > MAX_IMAGE_BYTES:
+        raise ImageError(f"too large: {size:,} bytes, the limit is {MAX_IMAGE_BYTES:,}")
     data = os.pread(fd, size, offset)
     if len(data) < size:
         raise ImageError("cut short")

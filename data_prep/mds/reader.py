@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from data_prep.names import escape
+from data_prep.names import escape, one_line
 from data_prep.packed import NO_LABELS, LabelError, Labels, from_cls, from_json, from_value
 from pipeline.dataset.containers import mds_key
 from pipeline.dataset.errors import UsageError
@@ -87,7 +87,10 @@ def read_index(folder: Path) -> list[ListedShard]:
 
 
 def read_classes(folder: Path) -> tuple[str, ...] | None:
-    """The class names that `vitstream convert` left beside the shards, if it did. Raises UsageError."""
+    """The class names that `vitstream convert` left beside the shards, if it did: escaped already, as in a manifest.
+
+    Raises UsageError.
+    """
     path = folder / CLASSES_NAME
     try:
         names = json.loads(path.read_bytes())
@@ -95,8 +98,9 @@ def read_classes(folder: Path) -> tuple[str, ...] | None:
         return None
     except (OSError, ValueError, RecursionError):
         raise UsageError(f"{path}: damaged; it is a list of class names") from None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-        raise UsageError(f"{path}: damaged; it is a list of class names")
+    texts = isinstance(names, list) and all(isinstance(name, str) and one_line(name) == name for name in names)
+    if not texts or len(set(names)) < len(names):
+        raise UsageError(f"{path}: damaged; it is a list of class names, each once, each one line")
     return tuple(names)
 
 

@@ -9,7 +9,7 @@ import sys
 import typer
 
 from data_prep.names import one_line
-from pipeline.cli import finalize, index, order, shard, submit, train, verify, view
+from pipeline.cli import convert, finalize, index, order, shard, submit, train, verify, view
 from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ VERBS = (
     index,
     verify,
     view,
+    convert,
     order,
     train,
     submit,
