@@ -36,6 +36,8 @@ class Options:
             raise UsageError(f"--quality {self.quality}: expected 1 to 100")
         if self.as_is and self.size is not None:
             raise UsageError("--as-is keeps the bytes and --size changes them: choose one")
+        if self.check == "header" and not self.as_is:
+            raise UsageError("--check header is for --as-is; what is encoded anew is decoded: leave it out")
         if not 0 <= self.val_fraction < 1:
             raise UsageError(f"--val-fraction {self.val_fraction}: expected at least 0 and less than 1")
         for name in ("max_pixels", "max_seconds", "per_class", "limit"):

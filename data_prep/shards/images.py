@@ -1,10 +1,8 @@
 """One image on its way into a shard: checked, turned upright, made smaller, encoded. Or why not."""
 
 import io
-import os
-import stat
 from dataclasses import dataclass
-from pathlib import Path
+from math import ceil
 from typing import Final
 
 import cv2
@@ -12,18 +10,19 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from data_prep.names import to_bytes
 from data_prep.options import Options
-from data_prep.sources.folder import SourceImage
-from pipeline.dataset.images import ImageError, decode, read_header
+from pipeline.dataset.images import ImageError, ImageHeader, decode, read_header, upright
 
 cv2.setNumThreads(1)  # one process per core already; and a result must not depend on a thread count
 
-MAX_FILE_BYTES: Final = 512 * 2**20
 _SUFFIXES: Final = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+_FAST_EIGHTHS: Final = (1, 2, 4, 8)  # libjpeg-turbo has vector code for these scales only: 8/8 is faster than 5/8
+_END_OF_JPEG: Final = b"\xff\xd9"
+_END_OF_PNG: Final = b"\0\0\0\0IEND\xaeB`\x82"
+_PADDED: Final = 4096  # some cameras fill up their last block of disk behind a JPEG's end
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class EncodedImage:
     """An image as it goes into the tar. `width` and `height` are those of the upright image."""
 
@@ -33,42 +32,20 @@ class EncodedImage:
     height: int
 
 
-def read_source(root: Path, image: SourceImage) -> bytes:
-    """A listed file's bytes.
-
-    Raises:
-        ImageError: it cannot be read, is no regular file, too large, or not as it was listed.
-    """
-    path = os.fsencode(root) + b"/" + to_bytes(image.path)
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # opening a pipe must not wait for a writer
-        with os.fdopen(fd, "rb", buffering=0) as file:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise ImageError("not a regular file")
-            if status.st_size > MAX_FILE_BYTES:
-                raise ImageError(f"too large: {status.st_size:,} bytes, the limit is {MAX_FILE_BYTES:,}")
-            if status.st_size != image.bytes:
-                raise ImageError(f"changed since it was listed: from {image.bytes:,} to {status.st_size:,} bytes")
-            return file.read()
-    except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror}") from None
-
-
 def encode(data: bytes, options: Options) -> EncodedImage:
     """What goes into the tar for a file's bytes. Raises ImageError where it is no image that can be used."""
-    if options.as_is:
-        return _keep(data, options.max_pixels)
-    header = read_header(data, options.max_pixels)
-    width, height = fit(header.width, header.height, options.size)
-    pixels = decode(data, header, min_width=width, min_height=height)
-    if pixels.shape[:2] != (height, width):
-        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
     try:
-        jpeg = simplejpeg.encode_jpeg(pixels, options.quality, "RGB", "420", fastdct=False)
-    except ValueError as error:  # JPEG's sides end at 65,500 pixels
-        raise ImageError(f"cannot be encoded as JPEG: {width} x {height} pixels ({error})") from None
-    return EncodedImage(jpeg, "jpg", width, height)
+        header = read_header(data, options.max_pixels)
+        if options.as_is:
+            return _keep(data, header, options)
+        if options.keep_small and _is_small(data, header, options.size):
+            _check(data, header)
+            return EncodedImage(data, "jpg", header.width, header.height)
+        return _reencode(data, header, options)
+    except MemoryError:
+        raise ImageError("too large for the memory that an image may take") from None
+    except cv2.error as error:
+        raise ImageError(f"cannot be resized: {error.err or error}") from None
 
 
 def fit(width: int, height: int, size: int | None) -> tuple[int, int]:
@@ -79,13 +56,94 @@ def fit(width: int, height: int, size: int | None) -> tuple[int, int]:
     return tuple((2 * side * size + shorter) // (2 * shorter) for side in (width, height))  # type: ignore[return-value]
 
 
-def _keep(data: bytes, max_pixels: int) -> EncodedImage:
-    """The bytes themselves, once they have been decoded to see that they can be; a GIF's first frame as PNG."""
-    header = read_header(data, max_pixels)
-    pixels = decode(data, header, min_width=1, min_height=1)  # at 1/8: every byte is parsed all the same
-    if header.format in _SUFFIXES:
-        return EncodedImage(data, _SUFFIXES[header.format], header.width, header.height)
-    return EncodedImage(_png(pixels), "png", header.width, header.height)
+def _reencode(data: bytes, header: ImageHeader, options: Options) -> EncodedImage:
+    width, height = fit(header.width, header.height, options.size)
+    pixels = _decode_to(data, header, width, height)
+    try:
+        jpeg = simplejpeg.encode_jpeg(pixels, options.quality, "RGB", "420", fastdct=False)
+    except ValueError as error:  # JPEG's sides end at 65,500 pixels
+        raise ImageError(f"cannot be encoded as JPEG: {width} x {height} pixels ({error})") from None
+    return EncodedImage(jpeg, "jpg", width, height)
+
+
+def _decode_to(data: bytes, header: ImageHeader, width: int, height: int) -> np.ndarray:
+    """Upright pixels [height, width, 3], decoded at the smallest fast scale that is not below that.
+
+    A scaled decode rounds its size up: of 375 rows at 2/8 it gives 94, the last of them only three quarters true. What
+    is resized is the 93.75, or the picture would be stretched. That last row is the stored picture's, so it is turned
+    upright last; there is less to turn, too.
+    """
+    if header.orientation >= 5:
+        width, height = height, width
+    stored = header.as_stored()
+    eighths = 8
+    if header.turbo:
+        fits = (k for k in _FAST_EIGHTHS if stored.width * k >= 8 * width and stored.height * k >= 8 * height)
+        eighths = next(fits)
+    columns, rows = stored.width * eighths / 8, stored.height * eighths / 8
+    pixels = decode(data, stored, min_width=ceil(columns), min_height=ceil(rows))
+    return upright(_resize(pixels, columns / width, rows / height, width, height), header.orientation)
+
+
+def _resize(pixels: np.ndarray, x_ratio: float, y_ratio: float, width: int, height: int) -> np.ndarray:
+    """Shrinks by ratios of at least 1; the result is cut to `width` x `height`.
+
+    cv2's INTER_AREA takes more time than decoding. Up to a ratio of 4/3 linear interpolation is as good. Up to 2,
+    which is where a scaled decode ends, the mean of 2 x 2 linear samples is, in half the time. On photos, the mean of
+    the PSNR against Lanczos and against bicubic, INTER_AREA / ours: ratio 1.2: 41.0 / 41.4 dB, 1.46: 42.1 / 41.0, 1.8:
+    41.9 / 42.0. Cubic samples would be better still, but cv2 has them from a library that rounds as the processor does.
+    """
+    ratio = max(x_ratio, y_ratio)
+    if ratio == 1:
+        return pixels
+    if ratio > 2:
+        return _scale(pixels, x_ratio, y_ratio, width, height, cv2.INTER_AREA)
+    if ratio < 4 / 3:
+        return _scale(pixels, x_ratio, y_ratio, width, height, cv2.INTER_LINEAR)
+    double = _scale(pixels, x_ratio / 2, y_ratio / 2, 2 * width, 2 * height, cv2.INTER_LINEAR)
+    return cv2.resize(double, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def _scale(
+    pixels: np.ndarray, x_ratio: float, y_ratio: float, width: int, height: int, interpolation: int
+) -> np.ndarray:
+    scaled = cv2.resize(pixels, None, fx=1 / x_ratio, fy=1 / y_ratio, interpolation=interpolation)
+    return np.ascontiguousarray(scaled[:height, :width])
+
+
+def _is_small(data: bytes, header: ImageHeader, size: int | None) -> bool:
+    """Whether an image may keep its bytes: encoding it anew would only lose some of it.
+
+    A picture's end that is not the file's, as where a phone hides a film behind it, is no reason to keep all that.
+    """
+    return header.plain and (size is None or min(header.width, header.height) <= size) and data.endswith(_END_OF_JPEG)
+
+
+def _keep(data: bytes, header: ImageHeader, options: Options) -> EncodedImage:
+    """The bytes themselves, checked; of formats that no reader of shards knows, the first picture as PNG."""
+    if header.format not in _SUFFIXES:
+        return EncodedImage(_png(decode(data, header)), "png", header.width, header.height)
+    if options.check == "header":
+        _check_end(data, header.format)
+    else:
+        _check(data, header)
+    return EncodedImage(data, _SUFFIXES[header.format], header.width, header.height)
+
+
+def _check(data: bytes, header: ImageHeader) -> None:
+    """Decodes them, at an eighth of the size where that is possible: every byte is parsed all the same."""
+    decode(data, header, min_width=1, min_height=1)
+
+
+def _check_end(data: bytes, form: str) -> None:
+    """Whether the last bytes are there, which a truncated file has not; what lies before them is not looked at."""
+    whole = {
+        "JPEG": lambda: _END_OF_JPEG in data[-_PADDED:],
+        "PNG": lambda: _END_OF_PNG in data[-_PADDED:],
+        "WEBP": lambda: int.from_bytes(data[4:8], "little") + 8 <= len(data),
+    }[form]()
+    if not whole:
+        raise ImageError(f"truncated: the end of a {form} file is missing")
 
 
 def _png(pixels: np.ndarray) -> bytes:
