@@ -121,9 +121,13 @@ class Cluster:
         self._start(name, *namespaces, "sh", "-c", life, "sh", name, str(self.root / f"spool-{name}"))
 
     def kill_node(self, name: str) -> None:
-        """The power cut: slurmd and every process of every job on it, at once."""
+        """The power cut: slurmd and every process of every job on it, at once.
+
+        The controller is told, since it takes its time to find out.
+        """
         self._daemons[name].kill()
         self._daemons[name].wait()
+        self.run("scontrol", "update", f"NodeName={name}", "State=DOWN", "Reason=power")
 
     def run(self, *command: object) -> str:
         """What one of SLURM's commands prints; its failure is an error."""
