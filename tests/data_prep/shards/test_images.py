@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from data_prep.options import Options
-from data_prep.shards.images import encode, fit
+from data_prep.shards.images import encode
 from pipeline.dataset.images import ImageError
+from tests.formats import deep_png, deep_tiff, tiled_tiff
 from tests.images import photo
 
 pytestmark = pytest.mark.fast
@@ -96,6 +97,27 @@ CASES = {
         saved(palette(), "GIF", save_all=True, append_images=[Image.new("P", (WIDTH, HEIGHT))]),
         np.asarray(palette().convert("RGB")),
     ),
+    "rgb tiff": (saved(Image.fromarray(RGB), "TIFF"), RGB),
+    "lzw tiff": (saved(Image.fromarray(RGB), "TIFF", compression="tiff_lzw"), RGB),
+    "deflate tiff": (saved(Image.fromarray(RGB), "TIFF", compression="tiff_adobe_deflate"), RGB),
+    "jpeg tiff": (saved(Image.fromarray(RGB), "TIFF", compression="jpeg", quality=98), RGB),
+    "tiled tiff": (tiled_tiff(RGB), RGB),
+    "cmyk tiff": (saved(Image.fromarray(RGB).convert("CMYK"), "TIFF"), RGB),
+    "alpha tiff": (saved(Image.fromarray(np.dstack([RGB, alpha()])), "TIFF"), over_white(RGB)),
+    "grey tiff": (saved(Image.fromarray(GREY), "TIFF"), three(GREY)),
+    "16-bit grey tiff": (saved(Image.fromarray(GREY.astype(np.uint16) * 256 + 77), "TIFF"), three(GREY)),
+    "16-bit rgb tiff": (deep_tiff(RGB, 16, 2), RGB),
+    "12-bit grey tiff": (deep_tiff(GREY[..., None], 12, 1), three(GREY)),
+    "16-bit grey tiff with white as zero": (deep_tiff(255 - GREY[..., None], 16, 0), three(GREY)),
+    "one-bit fax tiff": (saved(Image.fromarray(GREY > 128), "TIFF", compression="group4"), three(255 * (GREY > 128))),
+    "tiff of pages": (
+        saved(Image.fromarray(RGB), "TIFF", save_all=True, append_images=[Image.new("RGB", (WIDTH, HEIGHT))]), RGB,
+    ),
+    "rgb bmp": (saved(Image.fromarray(RGB), "BMP"), RGB),
+    "32-bit bmp": (saved(Image.fromarray(RGB).convert("RGBA"), "BMP"), RGB),
+    "one-bit bmp": (saved(Image.fromarray(GREY > 128), "BMP"), three(255 * (GREY > 128))),
+    "palette bmp": (saved(palette(), "BMP"), np.asarray(palette().convert("RGB"))),
+    "16-bit rgb png": (deep_png(RGB), RGB),
 }  # fmt: skip
 
 
@@ -106,7 +128,7 @@ def test_every_mode_becomes_rgb(name):
     assert_close(encode(data, HIGH), expected, mean=8 if hard_edges else 3)
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_turns_the_picture_upright(form, orientation):
     exif = Image.Exif()
@@ -116,46 +138,11 @@ def test_exif_turns_the_picture_upright(form, orientation):
     assert_close(encode(saved(stored, form, exif=exif, **options), HIGH), RGB)
 
 
-@pytest.mark.parametrize("size", [(1000, 700), (700, 1000), (64, 2000)])
-@pytest.mark.parametrize("orientation", [1, 6])
-def test_shrinking_keeps_the_picture_and_its_shape(size, orientation):
-    pixels = photo(*size, seed=5)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](pixels)))
-    encoded = encode(saved(stored, "JPEG", quality=95, exif=exif), Options(size=48, quality=98))
-    width, height = (round(side * 48 / min(size)) for side in size)
-    assert_close(encoded, np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX)))
-
-
-def test_size_of_the_shorter_side():
-    assert fit(500, 375, 256) == (341, 256) and fit(375, 500, 256) == (256, 341)
-    assert fit(300, 200, 256) == (300, 200) and fit(300, 200, None) == (300, 200)
-    assert fit(4, 3, 2) == (3, 2)  # 2.67 to the nearest
-    assert fit(5, 2, 1) == (3, 1)  # 2.5 upwards, as everybody but Python rounds
-    assert fit(10_000, 3, 2) == (6667, 2)
-
-
 def test_jpegs_are_baseline_420():
     data = encode(CASES["progressive jpeg"][0], Options()).data
     assert b"\xff\xc0" in data and b"\xff\xc2" not in data
     with Image.open(io.BytesIO(data)) as image:
         assert image.layer[0][1:3] == (2, 2) and image.layer[1][1:3] == (1, 1)
-
-
-@pytest.mark.parametrize("name", ["rgb jpeg", "cmyk jpeg", "16-bit grey png", "webp"])
-def test_as_is_keeps_the_bytes_and_names_them_by_what_they_are(name):
-    data = CASES[name][0]
-    encoded = encode(data, Options(as_is=True))
-    assert encoded.data == data and (encoded.width, encoded.height) == (WIDTH, HEIGHT)
-    assert encoded.suffix == {"jpeg": "jpg", "png": "png", "webp": "webp"}[name.split()[-1]]
-
-
-def test_as_is_turns_a_gif_into_a_png_of_its_first_frame():
-    data, expected = CASES["animated gif"]
-    encoded = encode(data, Options(as_is=True))
-    assert encoded.suffix == "png"
-    assert_close(encoded, expected, mean=1e-9)
 
 
 @pytest.mark.parametrize("as_is", [False, True])
@@ -164,8 +151,16 @@ def test_truncated_is_an_error(name, as_is):
     data = CASES[name][0]
     if name == "animated gif":
         data = CASES["gif"][0]  # cut in the second frame, the first is still whole
+    if name == "tiff of pages":
+        data = CASES["rgb tiff"][0]
     with pytest.raises(ImageError):
         encode(data[: len(data) // 2], Options(as_is=as_is))
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_pixels_of_which_nobody_says_what_is_white_are_an_error(mode):
+    with pytest.raises(ImageError, match="32 bits, of which nobody says what is white"):
+        encode(saved(Image.new(mode, (8, 8)), "TIFF"), Options())
 
 
 def test_sides_that_no_jpeg_can_have_are_an_error():
