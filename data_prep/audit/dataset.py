@@ -3,13 +3,16 @@
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from data_prep.audit.shard import UNREADABLE, Audit, AuditTask, Finding, audit_shard, index_rows
+from data_prep.adopt.parts import WORK_NAME as INDEX_WORK_NAME
+from data_prep.audit.finding import Audit, AuditTask, Decoding, Finding, why_unreadable
+from data_prep.audit.sample import UNREADABLE
+from data_prep.audit.shard import audit_shard, index_rows
 from data_prep.catalog.samples import CATALOGUE_NAME, REJECTS_NAME
 from data_prep.names import escape
 from data_prep.progress import progress_bar
@@ -29,17 +32,21 @@ class Report:
     datasets: tuple[Path, ...]
     shards: int
     samples: int
+    decode: str  # of which images the pixels were decoded
+    decoding: Decoding
     findings: tuple[Finding, ...]
 
 
-def verify(dataset: Path, workers: int, bar: bool = False) -> Report:
+def verify(dataset: Path, workers: int, bar: bool = False, decode: str = "all", seed: int = 0) -> Report:
     """Reads every byte of DATASET and compares everything that is said twice.
 
+    `decode`: of which images every pixel is decoded, too: `all`, about so many, or a share; `seed` chooses them.
+
     Raises:
-        UsageError: no dataset there.
+        UsageError: no dataset there, or `decode` is none of these.
         WorkFailed: a worker was killed.
     """
-    folders = _folders(dataset)
+    folders = folders_of(dataset)
     findings: list[Finding] = []
     tasks: list[AuditTask] = []
     for folder in folders:
@@ -47,10 +54,13 @@ def verify(dataset: Path, workers: int, bar: bool = False) -> Report:
         if manifest is not None:
             findings += _audit_files(folder, manifest)
             tasks += _tasks(folder, manifest)
-    if (dataset / WORK_NAME).exists():
-        problem = f"{WORK_NAME} is left over: finish with the vitstream shard command that began it"
-        findings.append(Finding(escape(str(dataset)), "", "", problem))
+    for name, verb in ((WORK_NAME, "shard"), (INDEX_WORK_NAME, "index")):
+        if (dataset / name).exists():
+            problem = f"{name} is left over: finish with the vitstream {verb} command that began it"
+            findings.append(Finding(escape(str(dataset)), "", "", problem))
     samples = sum(task.shard.samples for task in tasks)
+    decoding = Decoding.parse(decode, samples, seed)
+    tasks = [replace(task, decoding=decoding) for task in tasks]
     audits: dict[AuditTask, Audit] = {}
     with progress_bar("verifying", samples, 0, bar) as advance, Workers(workers) as pool:
         for task, audit in pool.run(audit_shard, tasks, advance, _crashed):
@@ -62,21 +72,30 @@ def verify(dataset: Path, workers: int, bar: bool = False) -> Report:
                 Finding(escape(str(task.dataset)), task.shard.name, "", f"and {audits[task].more:,} more samples")
             )
     findings += _duplicates([audits[task] for task in tasks])
-    return Report(tuple(folders), len(tasks), samples, tuple(findings))
+    return Report(tuple(folders), len(tasks), samples, decode, decoding, tuple(findings))
 
 
-def as_json(report: Report) -> str:
+def as_line(report: Report) -> str:
+    """A report without findings for a person."""
+    images = "images" if report.decode == "all" else f"{report.decode} of the images"
+    what = f"{report.samples:,} samples in {report.shards:,} shards"
+    return f"{what}: hashes, shards, indexes, catalogue and {images} agree, every key is there once"
+
+
+def as_json(report: Report, repairs: Sequence[str] = ()) -> str:
     """The report for a program."""
     body = {
         "datasets": [escape(str(folder)) for folder in report.datasets],
         "shards": report.shards,
         "samples": report.samples,
+        "decode": report.decode,
+        "repairs": list(repairs),
         "findings": [vars(finding) for finding in report.findings],
     }
     return json.dumps(body)
 
 
-def _folders(dataset: Path) -> list[Path]:
+def folders_of(dataset: Path) -> list[Path]:
     """The dataset itself, or its train/ and val/."""
     splits: list[Path] = []
     with suppress(OSError):  # a name too long, a folder that may not be entered: read_manifest says so
@@ -105,48 +124,77 @@ def _tasks(folder: Path, manifest: Manifest) -> list[AuditTask]:
     max_pixels = max(MAX_PIXELS, asked if isinstance(asked, int) else 0)
     split = str(manifest.asked.get("split"))
     return [
-        AuditTask(folder, number, shard, manifest.classes, manifest.labels, split, max_pixels)
+        AuditTask(
+            dataset=folder,
+            number=number,
+            shard=shard,
+            classes=manifest.classes,
+            labels=manifest.labels,
+            split=split,
+            max_pixels=max_pixels,
+            container=manifest.container,
+            partial=manifest.partial,
+            catalogued=_is_there(folder, manifest, CATALOGUE_NAME),
+        )
         for number, shard in enumerate(manifest.shards)
     ]
 
 
+def _is_there(folder: Path, manifest: Manifest, name: str) -> bool:
+    """Whether a dataset has this file, or ought to: views have neither catalogue nor rejects."""
+    is_view = "views" in manifest.asked
+    return not is_view or any(file.name == name for file in manifest.files) or (folder / name).exists()
+
+
 def _audit_files(folder: Path, manifest: Manifest) -> list[Finding]:
     """What lies around the shards: strange files among them, the catalogue, the rejects."""
-    problems = _audit_hashes(folder, manifest)
+    findings = _audit_hashes(folder, manifest)
     named = {name for shard in manifest.shards for name in (shard.name, shard.index_name)}
     present = {path.name for path in (folder / "shards").iterdir()} if (folder / "shards").is_dir() else set()
-    problems += [f"shards/{escape(name)} is not in the manifest" for name in sorted(present - named)]
+    problems = [f"shards/{escape(name)} is not in the manifest" for name in sorted(present - named)]
+    if _is_there(folder, manifest, CATALOGUE_NAME):
+        problems += _audit_catalogue(folder, manifest)
+    if _is_there(folder, manifest, REJECTS_NAME):
+        try:
+            for line in (folder / REJECTS_NAME).read_bytes().splitlines():
+                json.loads(line)["reason"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            problems.append(f"{REJECTS_NAME} cannot be read: {error!r}")
+    return findings + [Finding(escape(str(folder)), "", "", problem) for problem in problems]
+
+
+def _audit_catalogue(folder: Path, manifest: Manifest) -> list[str]:
     try:
         with (folder / CATALOGUE_NAME).open("rb") as file:
             metadata = pq.read_metadata(file)
         groups = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
         if groups != [shard.samples for shard in manifest.shards]:
-            problems.append(f"{CATALOGUE_NAME} has {metadata.num_rows:,} rows, not one for each sample by shard")
+            return [f"{CATALOGUE_NAME} has {metadata.num_rows:,} rows, not one for each sample by shard"]
     except UNREADABLE as error:
-        problems.append(f"{CATALOGUE_NAME} cannot be read: {str(error).splitlines()[0]}")
-    try:
-        for line in (folder / REJECTS_NAME).read_bytes().splitlines():
-            json.loads(line)["reason"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        problems.append(f"{REJECTS_NAME} cannot be read: {error!r}")
-    return [Finding(escape(str(folder)), "", "", problem) for problem in problems]
+        return [f"{CATALOGUE_NAME} cannot be read: {str(error).splitlines()[0]}"]
+    return []
 
 
-def _audit_hashes(folder: Path, manifest: Manifest) -> list[str]:
+def _audit_hashes(folder: Path, manifest: Manifest) -> list[Finding]:
     """Whether indexes, catalogue and rejects are, to the byte, what the manifest says."""
     said = {file.name: file for file in manifest.files}
-    problems = []
-    for name in [*(f"shards/{shard.index_name}" for shard in manifest.shards), CATALOGUE_NAME, REJECTS_NAME]:
+    wanted = {f"shards/{shard.index_name}": shard.name for shard in manifest.shards}
+    wanted |= {name: "" for name in (CATALOGUE_NAME, REJECTS_NAME) if _is_there(folder, manifest, name)}
+    findings = []
+    for name, shard in wanted.items():
         try:
             found = File.of(folder, name)
         except OSError as error:
-            problems.append(f"{name} cannot be read: {error.strerror}")
-            continue
-        if name not in said:
-            problems.append(f"{name} has no hash in the manifest: the dataset was not made by vitstream shard")
-        elif found.xxh3 != said[name].xxh3:
-            problems.append(f"{name}: its hash is {found.xxh3}, the manifest says {said[name].xxh3}")
-    return problems
+            problem = f"{name} cannot be read: {why_unreadable(folder / name, error)}"
+        else:
+            if name not in said:
+                problem = f"{name} has no hash in the manifest: the dataset was not made by vitstream"
+            elif found.xxh3 != said[name].xxh3:
+                problem = f"{name}: its hash is {found.xxh3}, the manifest says {said[name].xxh3}"
+            else:
+                continue
+        findings.append(Finding(escape(str(folder)), shard, "", problem))
+    return findings
 
 
 def _crashed(task: AuditTask, death: WorkerDied) -> Audit:

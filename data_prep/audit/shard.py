@@ -1,72 +1,31 @@
-"""The audit of one shard: every byte of the tar against its index, the catalogue and the manifest."""
+"""The audit of one shard: every byte of it against its index, the catalogue and the manifest."""
 
 import json
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 
-from data_prep.catalog.samples import CATALOGUE_NAME
-from data_prep.names import escape, unescape
+from data_prep.adopt.classes import Labelling
+from data_prep.adopt.scan import SCANS
+from data_prep.audit.finding import Audit, AuditTask, why_unreadable
+from data_prep.audit.sample import UNREADABLE, Expected, check_sample, first_line
+from data_prep.catalog.samples import Reject
+from data_prep.packed import PackedSample
 from data_prep.shards.tar import Member, TarError, members
+from data_prep.tars import BrokenTar
 from data_prep.workers import Advance
-from pipeline.dataset.errors import WorkFailed
-from pipeline.dataset.images import ImageError, decode, read_header
+from pipeline.dataset.errors import UsageError
 from pipeline.dataset.index import SCHEMA, IndexRow
-from pipeline.dataset.keys import hex64, key_hash, key_sum, sample_key
-from pipeline.dataset.manifest import LabelKind, Shard
+from pipeline.dataset.keys import hex64, key_hash, key_sum
+from pipeline.dataset.manifest import File, LabelKind
+from pipeline.dataset.mds import MdsError
 
-UNREADABLE: Final = (WorkFailed, pa.ArrowException, OSError, ValueError, TypeError)  # by what a damaged file raises
-MAX_FINDINGS: Final = 20  # on single samples of one shard: the next thousand would say the same
 IMAGE_SUFFIXES: Final = ("jpg", "png", "webp")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong. `shard` and `key` are empty where it concerns more than one."""
-
-    dataset: str
-    shard: str
-    key: str
-    problem: str
-
-    def __str__(self) -> str:
-        return ": ".join(part for part in (self.dataset, self.shard, self.key, self.problem) if part)
-
-
-@dataclass(frozen=True)
-class AuditTask:
-    """One shard to be audited, and what the manifest says of it."""
-
-    dataset: Path
-    number: int
-    shard: Shard
-    classes: tuple[str, ...]
-    labels: LabelKind
-    split: str
-    max_pixels: int
-
-
-@dataclass
-class Audit:
-    """What was found. `hashes` are those of the keys, for the search for duplicates."""
-
-    task: AuditTask
-    findings: list[Finding] = field(default_factory=list)
-    more: int = 0
-    hashes: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
-
-    def add(self, problem: str, key: str = "") -> None:
-        """Notes a finding; one more on a single sample is only counted where there are too many to be read."""
-        if not key or len(self.findings) < MAX_FINDINGS:
-            self.findings.append(Finding(escape(str(self.task.dataset)), self.task.shard.name, key, problem))
-        else:
-            self.more += 1
 
 
 class _HashedFile:
@@ -91,16 +50,14 @@ class _HashedFile:
 def audit_shard(task: AuditTask, advance: Advance) -> Audit:
     """Audits one shard; `advance` is told of every sample."""
     audit = Audit(task)
-    tar = task.dataset / "shards" / task.shard.name
-    rows = _index_rows(audit, tar.with_name(task.shard.index_name))
+    rows = _index_rows(audit, task.path.with_name(task.shard.index_name))
+    expected = Expected(audit, rows)
     try:
-        size = tar.stat().st_size
-        with tar.open("rb") as file:
-            hashed = _HashedFile(file)
-            _audit_samples(audit, hashed, rows, advance)
-            digest = hashed.finish()
+        size = task.path.stat().st_size
+        samples = _audit_own if task.container == "webdataset" else _audit_adopted
+        digest = samples(audit, expected, advance)
     except OSError as error:
-        audit.add(f"cannot be read: {error.strerror}")
+        audit.add(f"cannot be read: {why_unreadable(task.path, error)}")
         return audit
     if size != task.shard.bytes:
         audit.add(f"has {size:,} bytes, the manifest says {task.shard.bytes:,}")
@@ -114,7 +71,8 @@ def _index_rows(audit: Audit, path: Path) -> list[IndexRow]:
     try:
         return index_rows(path)
     except UNREADABLE as error:
-        audit.add(f"index {path.name} cannot be read: {_first_line(error)}")
+        reason = why_unreadable(path, error) if isinstance(error, OSError) else first_line(error)
+        audit.add(f"index {path.name} cannot be read: {reason}")
         return []
 
 
@@ -137,28 +95,27 @@ def index_rows(path: Path) -> list[IndexRow]:
     return rows
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+def _audit_own(audit: Audit, expected: Expected, advance: Advance) -> str:
+    """A tar of ours, in which nothing may be but pairs of image and label. Returns the hash of the file."""
+    with audit.task.path.open("rb") as opened:
+        file = _HashedFile(opened)
+        try:
+            for image, label in own_samples(file):
+                said = expected.next(image.offset)
+                if said is not None:
+                    advance(1)
+                    key = image.name.split(".", 1)[0]
+                    labels = read_labels(label)
+                    if labels is None or (audit.task.labels == "single") != label.name.endswith(".cls"):
+                        audit.add(f"{label.name} holds no {audit.task.labels} label: {label.data[:40]!r}", key)
+                    check_sample(audit, said, key, image.offset, image.data, labels)
+        except TarError as error:
+            audit.add(str(error))
+        expected.finish(audit)
+        return file.finish()
 
 
-def _audit_samples(audit: Audit, file: _HashedFile, rows: list[IndexRow], advance: Advance) -> None:
-    catalogue = _catalogue_rows(audit)
-    seen = 0
-    try:
-        for position, (image, label) in enumerate(_samples(file)):
-            seen += 1
-            advance(1)
-            row = rows[position] if position < len(rows) else None
-            truth = _audit_sample(audit, image, label, row)
-            if catalogue is not None and position < len(catalogue):
-                _compare(audit, catalogue[position], truth, image.data)
-    except TarError as error:
-        audit.add(str(error))
-    if rows and seen != len(rows):
-        audit.add(f"{seen:,} whole samples in the tar, {len(rows):,} in its index")
-
-
-def _samples(file: _HashedFile) -> Iterator[tuple[Member, Member]]:
+def own_samples(file: _HashedFile | BinaryIO) -> Iterator[tuple[Member, Member]]:
     """Pairs of an image and its label. Raises TarError where members are not such pairs."""
     image: Member | None = None
     for member in members(file):  # type: ignore[arg-type]
@@ -176,83 +133,59 @@ def _samples(file: _HashedFile) -> Iterator[tuple[Member, Member]]:
         raise TarError(f"{image.name}: has no label")
 
 
-def _audit_sample(audit: Audit, image: Member, label: Member, row: IndexRow | None) -> IndexRow:
-    """Checks a sample against its index. Returns what the index ought to say."""
-    key = image.name.split(".", 1)[0]
-    labels = _labels(label)
-    if labels is None or (audit.task.labels == "single") != label.name.endswith(".cls"):
-        audit.add(f"{label.name} holds no {audit.task.labels} label: {label.data[:40]!r}", key)
-    elif any(value >= len(audit.task.classes) for value in labels):
-        audit.add(f"label {list(labels)}, but there are {len(audit.task.classes)} classes", key)
-    try:
-        header = read_header(image.data, audit.task.max_pixels)
-        decode(image.data, header, min_width=1, min_height=1)  # at 1/8: every byte is parsed all the same
-        size = (header.width, header.height)
-    except ImageError as error:
-        audit.add(f"image cannot be decoded: {error}", key)
-        size = (row.width, row.height) if row else (0, 0)
-    truth = IndexRow(key, image.offset, len(image.data), labels or (), *size)
-    if row is not None and row != truth:
-        names = [name for name in IndexRow.__annotations__ if getattr(row, name) != getattr(truth, name)]
-        differs = ", ".join(f"{name} {getattr(row, name)} instead of {getattr(truth, name)}" for name in names)
-        audit.add(f"its index says {differs}", key)
-    return truth
-
-
-def _labels(label: Member) -> tuple[int, ...] | None:
+def read_labels(label: Member) -> tuple[int, ...] | None:
     """What a .cls or .json member says, or None where it is neither."""
     try:
         if label.name.endswith(".cls"):
             return (int(label.data),) if label.data.isdigit() else None
         values = json.loads(label.data)["labels"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     right = isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
     return tuple(values) if right else None
 
 
-def _catalogue_rows(audit: Audit) -> list[dict[str, object]] | None:
-    """This shard's row group, or None where it cannot be read."""
+def _audit_adopted(audit: Audit, expected: Expected, advance: Advance) -> str:
+    """A shard of others, looked through as `index` did. Returns the hash of the file."""
+    task = audit.task
+    listed = {row.key for row in expected.rows}
+    labels_of = AdoptedLabels(task.classes, task.labels)
+    fd = os.open(task.path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with (audit.task.dataset / CATALOGUE_NAME).open("rb") as opened, pq.ParquetFile(opened) as file:
-            return file.read_row_group(audit.task.number).to_pylist()
-    except (*UNREADABLE, IndexError) as error:
-        audit.add(f"its rows of {CATALOGUE_NAME} cannot be read: {_first_line(error)}")
-        return None
+        for found in SCANS[task.container](task.path, task.shard.name):
+            if isinstance(found, Reject):
+                if found.key in listed:
+                    audit.add(f"cannot be used: {found.reason}", found.key)
+                continue
+            said = expected.next(found.offset)
+            if said is not None:
+                advance(1)
+                labels = labels_of(found)
+                if labels is None:
+                    audit.add(f"label {found.labels.values[:3]} is none of the dataset's classes", found.key)
+                data = os.pread(fd, found.size, found.offset)
+                check_sample(audit, said, found.key, found.offset, data, labels)
+            elif not task.partial:
+                audit.add("is not in its index", found.key)
+    except (BrokenTar, MdsError, UsageError) as error:
+        audit.add(str(error))
+    finally:
+        os.close(fd)
+    expected.finish(audit)
+    return File.of(task.path.parent, task.path.name).xxh3
 
 
-def _compare(audit: Audit, said: dict[str, object], truth: IndexRow, image: bytes) -> None:
-    """Compares a row of the catalogue, every column of it, with the sample."""
-    expected: dict[str, object] = {
-        "key": truth.key,
-        "labels": list(truth.labels),
-        "size": len(image),
-        "width": truth.width,
-        "height": truth.height,
-        "split": audit.task.split,
-        "hash": xxhash.xxh3_64_hexdigest(image),
-        "shard": audit.task.shard.name,
-    }
-    differs = [
-        f"{name} {said.get(name)} instead of {value}" for name, value in expected.items() if said.get(name) != value
-    ]
-    if not _belongs(str(said.get("path")), truth, audit.task.classes):
-        differs.append(f"path {said.get('path')}, which has another key or class")
-    if differs:
-        audit.add(f"{CATALOGUE_NAME} says {', '.join(differs)}", truth.key)
+class AdoptedLabels:
+    """Class ids of the samples of others, as `index` gave them; None where a label is no class of the dataset."""
 
+    def __init__(self, classes: tuple[str, ...], kind: LabelKind) -> None:
+        self._by = {form: Labelling(classes, kind, form == "number", labelled=False) for form in ("number", "name")}
 
-def _belongs(path: str, truth: IndexRow, classes: tuple[str, ...]) -> bool:
-    """Whether an escaped path is the one that a sample's key and class were taken from."""
-    try:
-        name = unescape(path)
-        return (
-            escape(name) == path
-            and sample_key(name) == truth.key
-            and all(classes[label] == escape(name.partition("/")[0]) for label in truth.labels)
-        )
-    except (UnicodeError, IndexError):
-        return False
+    def __call__(self, found: PackedSample) -> tuple[int, ...] | None:
+        try:
+            return self._by["number" if found.labels.form == "number" else "name"].ids(found.labels)
+        except KeyError:
+            return None
 
 
 def _summarise(audit: Audit, keys: list[str]) -> None:

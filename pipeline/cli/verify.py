@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-EXAMPLE = "Example: vitstream verify data/train"
+EXAMPLE = "Example: vitstream verify data/train --decode 10%"
 
 
 def verify(
@@ -18,29 +18,49 @@ def verify(
             show_default=False,
         ),
     ],
+    decode: Annotated[
+        str, typer.Option(help="Images whose pixels are decoded too: all, about so many, or a share. All are hashed.")
+    ] = "all",
+    seed: Annotated[int, typer.Option(min=0, help="Which images these are.")] = 0,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Make again, to the same bytes, what can be had from the rest.")
+    ] = False,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(help="With --repair: what the dataset was made of, for damaged shards; repeatable."),
+    ] = None,
+    keep: Annotated[Path | None, typer.Option(help="With --source: the keep list it was made with.")] = None,
+    classes: Annotated[Path | None, typer.Option(help="With --source: the class list it was made with.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes. Default: one per core.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
-    """Audits a dataset to the last byte: hashes, tars, indexes, catalogue, every image decoded, every key once.
+    """Audits a dataset to the last byte: hashes, shards, indexes, catalogue, images decoded, every key once.
 
-    Prints one line per finding, naming dataset, shard and key. Exit codes: 0 nothing found, 1 something found,
-    2 no dataset there.
+    Prints one line per finding, naming dataset, shard and key; after a repair, those that are left. Exit codes: 0
+    nothing found, or nothing left, 1 something is, 2 no dataset there, or wrong usage.
     """
     import os
     import sys
 
     from data_prep.audit import dataset as audit
     from pipeline.cli.output import say
-    from pipeline.dataset.errors import WorkFailed
+    from pipeline.dataset.errors import UsageError, WorkFailed
 
+    if (source or keep or classes) and not repair:
+        raise UsageError("verify: --source, --keep and --classes are for --repair")
     count = workers or len(os.sched_getaffinity(0))
-    report = audit.verify(dataset, count, bar=sys.stderr.isatty() and not json)
+    bar = sys.stderr.isatty() and not json
+    report = audit.verify(dataset, count, bar, decode, seed)
+    lines: list[str] = []
+    if repair and report.findings:
+        from data_prep.audit.repair import Sources, mend
+
+        report, lines = mend(dataset, report, Sources(tuple(source or ()), keep, classes), count, bar)
     if json:
-        say(audit.as_json(report))
-    elif report.findings:
-        say(*map(str, report.findings))
+        say(audit.as_json(report, lines))
+    elif report.findings or lines:
+        say(*lines, *map(str, report.findings))
     if report.findings:
         raise WorkFailed(f"{dataset}: {len(report.findings):,} findings")
     if not json:
-        what = f"{report.samples:,} samples in {report.shards:,} shards"
-        say(f"{dataset}: {what}: hashes, tars, indexes, catalogue and images agree, every key is there once")
+        say(f"{dataset}: {audit.as_line(report)}")

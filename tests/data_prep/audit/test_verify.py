@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.audit.dataset import verify
-from data_prep.audit.shard import Finding, audit_shard
+from data_prep.audit.finding import Finding
+from data_prep.audit.shard import audit_shard
 from data_prep.catalog.samples import SCHEMA
 from data_prep.shards.tar import end_of_archive, member
 from pipeline.dataset.errors import UsageError
@@ -296,7 +297,7 @@ def test_any_flipped_bit_is_found(small, tmp_path, name):
     ("column", "value", "words"),
     [
         ("key", "0" * 24, "key 000000000000000000000000 instead of"),
-        ("path", "class-01/other.jpg", "path class-01/other.jpg, which has another key or class"),
+        ("path", "class-01/other.jpg", "path class-01/other.jpg, which has another key"),
         ("path", r"class-01/\x", r"path class-01/\x, which has"),
         ("labels", [7], "labels [7] instead of"),
         ("size", 7, "size 7 instead of"),
@@ -319,13 +320,6 @@ def test_every_column_of_the_catalogue_is_compared(small, tmp_path, column, valu
     adopt(data, FIRST)
     (finding,) = found(data)
     assert (finding.shard, finding.key) == (f"{FIRST}.tar", key) and words in finding.problem
-
-
-def test_a_class_that_is_renamed_in_the_manifest(small, tmp_path):
-    data = Path(shutil.copytree(small, tmp_path / "data"))
-    manifest = read_manifest(data)
-    write_manifest(data, replace(manifest, classes=("class-00", "class-02")))
-    assert {finding.problem.partition(", which")[2] for finding in found(data)} == {" has another key or class"}
 
 
 @pytest.mark.parametrize("edit", [{"max_pixels": "x"}, {"max_pixels": None}, {"split": [1]}, {}])
@@ -354,7 +348,7 @@ def crash_at_first(task, advance):
 
 
 def test_a_worker_that_crashes_is_a_finding_and_the_others_are_audited(small, tmp_path, monkeypatch):
-    monkeypatch.setattr("data_prep.verify.audit_shard", crash_at_first)
+    monkeypatch.setattr("data_prep.audit.dataset.audit_shard", crash_at_first)
     data = Path(shutil.copytree(small, tmp_path / "data"))
     row = rows_of(data, SECOND)[0]
     patch(data / f"shards/{SECOND}.tar", row.offset + row.size // 2, b"damage")
