@@ -43,8 +43,12 @@ def deep_png(pixels: np.ndarray) -> bytes:
     height, width, _ = pixels.shape
     deep = (pixels.astype(np.uint16) * 256 + 77).astype(">u2").view(np.uint8).reshape(height, -1)
     rows = np.hstack([np.zeros((height, 1), np.uint8), deep])  # each behind its filter: none
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes())), (b"IEND", b""))
+    return png((width, height), 16, 2, zlib.compress(rows.tobytes()))
+
+
+def png(size: tuple[int, int], bits: int, colour: int, packed: bytes) -> bytes:
+    """A PNG of (width, height), bit depth, colour type, and the rows, packed already."""
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", *size, bits, colour, 0, 0, 0)), (b"IDAT", packed), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
     )
