@@ -1,0 +1,133 @@
+"""The card for programs: what card.json says. The same dataset gives the same bytes."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from data_prep.card.distribution import PERCENTS, Distribution, nice_edges, ratio_edges
+from data_prep.card.gather import Card, Part
+from data_prep.card.rejects import Kind
+from data_prep.names import one_line
+
+VERSION = 1
+
+
+def to_json(card: Card) -> dict[str, Any]:
+    """Everything on the card but the pictures' own bytes. Sizes in pixels and bytes, shares in 0..1."""
+    tally = card.tally
+    return {
+        "version": VERSION,
+        "name": card.name,
+        "images": tally.images,
+        "classes": len(card.classes),
+        "labels": card.parts[0].manifest.labels,
+        "shards": sum(len(part.manifest.shards) for part in card.parts),
+        "bytes": sum(part_bytes(part) for part in card.parts),
+        "datasets": [_part(part) for part in card.parts],
+        "balance": balance(tally.classes),
+        "class_histogram": [_class(card, number) for number in range(len(card.classes))],
+        "labels_per_image": {str(n): count for n, count in sorted(tally.labels_per_image.items())},
+        "width": spread(tally.widths),
+        "height": spread(tally.heights),
+        "aspect_ratio": spread(tally.aspects, 1000),
+        "orientation": {"landscape": tally.landscape, "square": tally.square, "portrait": tally.portrait},
+        "image_bytes": spread(tally.sizes),
+        "shard_bytes": spread(card.shard_bytes),
+        "shard_images": spread(card.shard_images),
+        "rejects": _rejects(card.rejects),
+        "duplicates": None if card.duplicates is None else vars(card.duplicates),
+        "dedup": card.dedup,
+        "pictures": list(_pictures(card)),
+    }
+
+
+def part_bytes(part: Part) -> int:
+    """Of all its shards."""
+    return sum(shard.bytes for shard in part.manifest.shards)
+
+
+def balance(classes: np.ndarray) -> dict[str, Any]:
+    """How evenly images are spread over classes.
+
+    `effective`: exp of the entropy of the classes' shares, the number of equally large classes that would be as hard to
+    guess: all of them where they are equally large, 1 where one has everything.
+    """
+    if len(classes) == 0 or classes.sum() == 0:
+        return {"largest": 0, "smallest": 0, "median": 0, "empty": len(classes), "effective": 0.0}
+    shares = np.sort(classes[classes > 0]) / classes.sum()
+    return {
+        "largest": int(classes.max()),
+        "smallest": int(classes.min()),
+        "median": int(np.sort(classes)[(len(classes) - 1) // 2]),
+        "empty": int((classes == 0).sum()),
+        "effective": round(math.exp(-math.fsum((shares * np.log(shares)).tolist())), 2),
+    }
+
+
+def spread(values: Distribution, unit: int = 1) -> dict[str, Any] | None:
+    """A distribution; None where nothing was counted. Values are divided by `unit`."""
+    if not values.counts:
+        return None
+    edges = ratio_edges(values) if unit != 1 else nice_edges(values)
+
+    def scaled(value: float) -> float:
+        return value if unit == 1 else round(value / unit, 3)
+
+    return {
+        "least": scaled(values.least),
+        "most": scaled(values.most),
+        "mean": round(values.total / values.number / unit, 3),
+        "percentiles": {str(p): scaled(v) for p, v in zip(PERCENTS, values.quantiles(), strict=True)},
+        "histogram": [[scaled(low), scaled(high), count] for low, high, count in values.histogram(edges)],
+    }
+
+
+def _part(part: Part) -> dict[str, Any]:
+    manifest = part.manifest
+    return {
+        "name": part.name,
+        "fingerprint": manifest.fingerprint,
+        "container": manifest.container,
+        "partial": manifest.partial,
+        "images": part.tally.images,
+        "shards": len(manifest.shards),
+        "bytes": part_bytes(part),
+        "rejects": None if part.rejects is None else sum(kind.images for kind in part.rejects.values()),
+        "asked": manifest.asked,
+    }
+
+
+def _class(card: Card, number: int) -> dict[str, Any]:
+    row = {"class": number, "name": one_line(card.classes[number]), "images": int(card.tally.classes[number])}
+    if len(card.parts) > 1:
+        row |= {part.name: int(part.tally.classes[number]) for part in card.parts}
+    return row
+
+
+def _rejects(kinds: dict[str, Kind] | None) -> dict[str, Any] | None:
+    if kinds is None:
+        return None
+    reasons = [
+        {
+            "reason": reason,
+            "images": kind.images,
+            "examples": [{"source": source, "reason": whole} for source, whole in kind.examples],
+        }
+        for reason, kind in kinds.items()
+    ]
+    return {"images": sum(kind.images for kind in kinds.values()), "reasons": reasons}
+
+
+def _pictures(card: Card) -> Iterator[dict[str, Any]]:
+    for picture in card.pictures:
+        yield {
+            "dataset": card.parts[picture.dataset].name,
+            "sample": picture.sample,
+            "key": picture.row.key,
+            "labels": list(picture.row.labels),
+            "width": picture.row.width,
+            "height": picture.row.height,
+            "error": picture.error or None,
+        }
