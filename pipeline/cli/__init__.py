@@ -9,7 +9,7 @@ import sys
 import typer
 
 from data_prep.names import one_line
-from pipeline.cli import convert, finalize, index, order, shard, submit, train, verify, view
+from pipeline.cli import convert, finalize, index, inspect, order, shard, submit, train, verify, view
 from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ VERBS = (
     finalize,
     index,
     verify,
+    inspect,
     view,
     convert,
     order,
