@@ -41,7 +41,7 @@ def submit(
     from pipeline.cli.output import say
     from pipeline.dataset.errors import UsageError
     from pipeline.launch import slurm
-    from pipeline.launch.prep import SCRIPT, Prep, as_bash
+    from pipeline.launch.prep import Prep, as_bash
     from pipeline.launch.prep import submit as submit_prep
 
     if not prep:
@@ -57,19 +57,15 @@ def submit(
         logs=logs.absolute() if logs else Path(f"{Path(asked['out']).absolute()}.logs"),
     )
     if dry_run:
-        text = slurm.script(SCRIPT).read_text()
-        commands = as_bash(chain)
-        if json:
-            say(dumps({"script": text, "commands": commands}))
-        else:
-            say(f"# {slurm.script(SCRIPT)}:", *(f"#   {line}".rstrip() for line in text.splitlines()), *commands)
+        lines = as_bash(chain)
+        say(*([dumps({"bash": lines})] if json else lines))
         return
     ids = submit_prep(chain)
     if json:
         say(dumps({"jobs": ids, "out": chain.out, "logs": str(chain.logs)}))
         return
-    for job in chain.jobs():
-        say(f"{job.name:<9} job {ids[job.name]}" + (f", {tasks:,} tasks" if job.array else ""))
+    each = ((job, ids[job.name]) for job in chain.jobs())
+    say(*(f"{job.name:<9} job {number}" + (f", {tasks:,} tasks" if job.array else "") for job, number in each))
     say(f"watch: squeue -j {','.join(map(str, ids.values()))}", f"logs:  {chain.logs}")
 
 

@@ -10,6 +10,7 @@ undone, and waits for the others'; `finalize` comes after whatever happened, and
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -84,18 +85,21 @@ def submit(prep: Prep) -> dict[str, int]:
     except BaseException:
         if ids:
             slurm.cancel(list(ids.values()))
+        with suppress(OSError):  # there are logs in it
+            prep.logs.rmdir()
         raise
     return ids
 
 
 def as_bash(prep: Prep) -> list[str]:
-    """The lines of bash that would do the same as `submit`."""
-    script = str(slurm.script(SCRIPT))
+    """Lines of bash that would do the same as `submit`; the script that they submit is among them, as comments."""
+    script = slurm.script(SCRIPT)
     python = slurm.environment()["VITSTREAM_PYTHON"]
-    lines = [f"export VITSTREAM_PYTHON={slurm.quote(python)}", f"mkdir -p -- {slurm.quote(str(prep.logs))}"]
+    lines = [f"# {script}:", *(f"#   {line}".rstrip() for line in script.read_text().splitlines())]
+    lines += [f"export VITSTREAM_PYTHON={slurm.quote(python)}", f"mkdir -p -- {slurm.quote(str(prep.logs))}"]
     ids = {job.name: f"${job.name}" for job in prep.jobs()}
     for job in prep.jobs():
-        words = ["sbatch", "--parsable", *prep.options(job, ids), script, *job.command]
+        words = ["sbatch", "--parsable", *prep.options(job, ids), str(script), *job.command]
         quoted = [f'"{word}"' if word.startswith("--dependency=") else slurm.quote(word) for word in words]
         lines.append(f"{job.name}=$({' '.join(quoted)})")
     return lines

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tests.runs import vitstream
 from tests.slurm.cluster import Cluster
@@ -65,32 +67,41 @@ def test_an_array_makes_the_files_that_one_process_makes(cluster, photos, undist
         assert f"task {task}/3" in logs(out, f"shard-*_{task}")
 
 
-def test_a_task_killed_and_a_task_cancelled_are_named_and_made_up_for(cluster, photos, undisturbed, tmp_path):
+def test_a_task_out_of_time_goes_on_and_those_killed_and_cancelled_are_named(cluster, photos, undisturbed, tmp_path):
     out = tmp_path / "data"
     jobs = submit(cluster, photos, out)
-    killed, cancelled, _ = wait_for_shards(cluster, jobs, out)
+    late, killed, cancelled = wait_for_shards(cluster, jobs, out)
+    cluster.run("scancel", "--batch", "--signal=USR1", f"{jobs['shard']}_{late}")  # what SLURM sends before the limit
     python_of(out, killed).kill()
     cluster.run("scancel", f"{jobs['shard']}_{cancelled}")
     assert cluster.wait_for(jobs["finalize"]) == ["FAILED"]
-    states = {task.number: task.state for task in cluster.tasks(jobs["shard"])}
-    assert (states[killed], states[cancelled]) == ("FAILED", "CANCELLED")
+    tasks = {task.number: task for task in cluster.tasks(jobs["shard"])}
+    assert tasks[late] == (late, "COMPLETED", 1) and "to be queued again" in logs(out, f"shard-*_{late}")
+    assert tasks[killed] == (killed, "FAILED", 0) and "killed, as it happens" in logs(out, f"shard-*_{killed}")
+    assert tasks[cancelled] == (cancelled, "CANCELLED", 0) and "SIGTERM" in logs(out, f"shard-*_{cancelled}")
     assert "shards are missing: train/shard-0" in logs(out, "finalize")
-    assert "exit code 137" in logs(out, f"shard-*_{killed}") and "SIGTERM" in logs(out, f"shard-*_{cancelled}")
     assert_only_whole_files(out, undisturbed)
     again = submit(cluster, photos, out)
     assert cluster.wait_for(again["finalize"]) == ["COMPLETED"], logs(out, "")
     assert digests(out) == undisturbed
 
 
-def test_the_time_limit_queues_a_task_again(cluster, photos, undisturbed, tmp_path):
-    out = tmp_path / "data"
-    jobs = submit(cluster, photos, out)
-    for task in wait_for_shards(cluster, jobs, out)[1:]:  # what SLURM sends before the limit
-        cluster.run("scancel", "--batch", "--signal=USR1", f"{jobs['shard']}_{task}")
-    assert cluster.wait_for(jobs["finalize"]) == ["COMPLETED"], logs(out, "")
-    assert sorted(task.restarts for task in cluster.tasks(jobs["shard"])) == [0, 1, 1]
-    assert logs(out, "shard").count("stopped by SIGTERM") == 2 and logs(out, "shard").count("requeued") == 2
-    assert digests(out) == undisturbed
+def test_tasks_stream_what_the_first_array_left_and_wait_for_each_other(cluster, photos, tmp_path):
+    """Of Parquet files with the images in them, which can only be streamed."""
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    for number in range(3):
+        paths = sorted(photos.glob("*/*.jpg"))[number :: 5 * (number + 1)]  # some take longer than others
+        columns = {"image": [path.read_bytes() for path in paths], "label": [len(path.name) % 2 for path in paths]}
+        pq.write_table(pa.table(columns), tables / f"{number}.parquet")
+    alone = vitstream("shard", tables, "--out", tmp_path / "alone", *OPTIONS)
+    assert alone.returncode == 0, alone.stderr
+    jobs = submit(cluster, tables, tmp_path / "data")
+    cluster.run("scancel", jobs["stream"])
+    assert cluster.wait_for(jobs["finalize"]) == ["COMPLETED"], logs(tmp_path / "data", "")
+    assert digests(tmp_path / "data") == digests(tmp_path / "alone")
+    assert "have not been streamed by the other tasks" in logs(tmp_path / "data", "shard")
+    assert max(task.restarts for task in cluster.tasks(jobs["shard"])) >= 1
 
 
 def test_a_node_that_dies_is_made_up_for_by_the_others(cluster, photos, undisturbed, tmp_path):
@@ -120,7 +131,7 @@ def test_slurms_refusal_is_one_line_and_leaves_nothing_behind(cluster, photos, t
         assert done.returncode == 1 and done.stderr.startswith("vitstream: sbatch: "), done.stderr
         assert done.stderr.count("\n") == 1 and reason in done.stderr
     queued = cluster.run("squeue", "--noheader", "--states=PENDING,RUNNING", "--format=%j")
-    assert not queued.split()
+    assert not queued.split() and not list(tmp_path.iterdir())
 
 
 def test_the_output_says_what_to_watch(cluster, photos, tmp_path):
