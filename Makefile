@@ -4,12 +4,12 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test soak fast lint slurm clean
+.PHONY: demo test soak fast lint slurm browser clean
 
 demo: $(INSTALLED)  ## the whole way of a sample, on real images, in minutes
 	@$(VENV)/bin/python demo/run.py
 
-test: $(INSTALLED) slurm lint  ## everything
+test: $(INSTALLED) slurm browser lint  ## everything
 	$(VENV)/bin/python -m pytest
 
 soak: $(INSTALLED)  ## the full fault matrices, hours; goes on where it was stopped: make soak SOAK="--faults prep-kills=20"
@@ -26,6 +26,11 @@ slurm:  ## a SLURM for tests/slurm, where there is none and it can be had
 	@command -v sbatch >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
 	  apt-get install -y -qq --no-install-recommends slurm-wlm munge; } >/dev/null 2>&1 || \
 	  echo "SLURM is not here, and cannot be installed: tests/slurm will be skipped"
+
+browser:  ## a Chromium for tests/data_prep/card, where there is none and it can be had
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && \
+	  command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; \
+	  } >/dev/null 2>&1 || echo "Chromium is not here, and cannot be installed: pages will not be looked at"
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -96,7 +96,7 @@ class Browser:
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """A browser of its own; the test is skipped where there is none."""
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    program = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
     if program is None:
         pytest.skip("needs a Chromium to look at the page: apt-get install chromium")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
