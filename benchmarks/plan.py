@@ -64,7 +64,7 @@ def measure(rows: int, where: str | None, folder: Path) -> dict[str, object]:
     seconds["listing"] = time.monotonic() - start
     start = time.monotonic()
     (folder / "plan").mkdir()
-    with catalogue(folder, folder / "spill") as connection:
+    with catalogue(folder) as connection:
         pick(connection, options, None)
         classes = resolve(connection, (source,), None)
         counts = write_rows(connection, folder / "plan", options, classes)

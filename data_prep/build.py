@@ -26,9 +26,11 @@ from data_prep.publish import (
     read_record,
 )
 from data_prep.publish import finalize as publish_all
+from data_prep.remote.urls import is_url
 from data_prep.request import Request
 from data_prep.sources import open_sources
 from data_prep.sources.base import Source
+from data_prep.sources.opening import resolved
 from data_prep.stages import make_shards, shard_tasks, stream
 from data_prep.stopping import stoppable
 from data_prep.workers import Workers
@@ -64,6 +66,7 @@ def shard(request: Request, workers: int, bar: bool = False) -> Outcome:
     wanted = datasets(request.out, request.options.val_fraction)
     with stoppable(KEPT):
         sources = tuple(open_sources(request.sources, request.source_options))
+        _check_apart(request)
         now = asked(request, sources)
         try:
             if _is_complete(request, sources, now):
@@ -178,6 +181,13 @@ def _is_complete(request: Request, sources: Sequence[Source], now: dict[str, Any
     for folder in wanted:
         check_whole(folder, out)
     return True
+
+
+def _check_apart(request: Request) -> None:
+    out = resolved(request.out)
+    for name in request.sources:
+        if not is_url(name) and out.is_relative_to(resolved(Path(name))):
+            raise UsageError(f"--out {request.out}: lies inside SOURCE {name}; choose a folder outside it")
 
 
 def _finished_by_another(request: Request) -> bool:

@@ -45,19 +45,25 @@ def contains(sorted_keys: np.ndarray, keys: np.ndarray) -> np.ndarray:
 
 
 def read_key_list(path: Path, option: str) -> np.ndarray:
-    """The keys of a file, PACKED, sorted, each once: Parquet or CSV with a column `key`, or text with one per line.
+    """The keys of a file, PACKED, sorted, each once. Raises UsageError as `key_chunks`."""
+    return np.unique(np.concatenate([np.empty(0, PACKED), *map(pack, key_chunks(path, option))]))
+
+
+def key_chunks(path: Path, option: str) -> Iterator[pa.Array]:
+    """The keys of a file, in pieces: Parquet or CSV with a column `key`, or text with one per line.
 
     Raises:
         UsageError: it cannot be read, or holds something else.
     """
     try:
-        parts = [pack(chunk) for chunk in _chunks(path)]
+        for chunk in _chunks(path):
+            pack(chunk)  # raises where one is no key
+            yield chunk
     except KeyError:
         raise UsageError(f"{option} {path}: has no column key") from None
     except (OSError, ValueError, pa.ArrowException) as error:
         reason = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)).splitlines()[0]
         raise UsageError(f"{option} {path}: cannot be read as a list of keys ({reason})") from None
-    return np.unique(np.concatenate([np.empty(0, PACKED), *parts]))
 
 
 def _chunks(path: Path) -> Iterator[pa.Array]:

@@ -42,7 +42,7 @@ def make_plan(
         listed = write_listing(sources, temporary, options.seed)
         rows_folder = temporary / "plan"
         rows_folder.mkdir()
-        with catalogue(temporary, temporary / "spill") as connection:
+        with catalogue(temporary) as connection:
             pick(connection, options, request.keep)
             given = None if request.classes is None else read_class_list(request.classes)
             classes = resolve(connection, sources, given)

@@ -150,7 +150,9 @@ def _twice(*two: dict[str, Any]) -> UsageError:
     where = f"in SOURCE {one['source'] + 1} and in SOURCE {other['source'] + 1}"
     if one["source"] == other["source"]:
         where = f"twice in SOURCE {one['source'] + 1}"
-    return UsageError(f"{one['path']!r} is listed {where}: an image's name is its identity; rename or leave out one")
+    return UsageError(
+        f"{one['path']!r} is listed {where}: rename one, or leave it out: an image's name is its identity"
+    )
 
 
 @lru_cache(maxsize=8)

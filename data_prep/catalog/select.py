@@ -4,8 +4,10 @@ where -> keep list -> cap per class -> limit. Caps and limits take the first in 
 smaller one takes lies inside what a larger one takes.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +15,7 @@ import duckdb
 import pyarrow as pa
 import xxhash
 
+from data_prep.keylists import key_chunks
 from data_prep.options import Options
 from pipeline.dataset.errors import UsageError, WorkFailed
 
@@ -22,22 +25,35 @@ _ROW_COLUMNS: Final = '"key", path, labels, bytes, file, "offset", source, shuff
 
 
 @contextmanager
-def catalogue(listing: Path, spill: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection with the view `listing` over the Parquet files of a folder; it spills to disk, not into memory."""
-    connection = duckdb.connect(":memory:")
+def plain_path(folder: Path) -> Iterator[str]:
+    """A path of the folder for SQL, in which no character means anything: no glob, no quote, no byte but ASCII."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
-        connection.execute("SET temp_directory = $1", [str(spill)])
-        connection.execute("SET preserve_insertion_order = false")
-        connection.execute("SET enable_progress_bar = false")
-        files = connection.read_parquet(sorted(map(str, listing.glob("source-*.parquet"))), union_by_name=True)
-        files.create_view("rows_listed")
-        connection.execute("CREATE VIEW listing AS SELECT *, labels[1] AS label FROM rows_listed")
-        yield connection
-    except duckdb.OutOfMemoryException as error:
-        raise WorkFailed(f"{spill}: the catalogue needs more room ({_first_line(error)})") from None
+        yield f"/proc/self/fd/{fd}"
     finally:
-        connection.close()
+        os.close(fd)
+
+
+@contextmanager
+def catalogue(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection with the view `listing` over the Parquet files of a folder; it spills to disk, not into memory."""
+    with plain_path(folder) as path, duckdb.connect(":memory:") as connection:
+        limit_memory(connection, f"{path}/spill")
+        files = [f"{path}/{file.name}" for file in sorted(folder.glob("source-*.parquet"))]
+        connection.read_parquet(files, union_by_name=True).create_view("rows_listed")
+        connection.execute("CREATE VIEW listing AS SELECT *, labels[1] AS label FROM rows_listed")
+        try:
+            yield connection
+        except duckdb.OutOfMemoryException as error:
+            raise WorkFailed(f"{folder}: the catalogue needs more room ({_first_line(error)})") from None
+
+
+def limit_memory(connection: duckdb.DuckDBPyConnection, spill: str) -> None:
+    """What does not fit in MEMORY_LIMIT goes to the folder `spill`."""
+    connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+    connection.execute("SET temp_directory = $1", [spill])
+    connection.execute("SET preserve_insertion_order = false")
+    connection.execute("SET enable_progress_bar = false")
 
 
 def pick(connection: duckdb.DuckDBPyConnection, options: Options, keep: Path | None) -> None:
@@ -98,17 +114,15 @@ def _check_condition(connection: duckdb.DuckDBPyConnection, where: str) -> None:
 
 
 def _register_keep(connection: duckdb.DuckDBPyConnection, keep: Path) -> None:
-    """View `kept`, with the keys of a Parquet file or of a text file with a key per line (a header `key` may be)."""
-    try:
-        if keep.suffix == ".parquet":
-            found = connection.read_parquet(str(keep)).select('"key"')
-        else:
-            found = connection.read_csv(str(keep), header=False, columns={"key": "VARCHAR"}, sep="\x01", quotechar="")
-        found.create_view("kept")
-        first_row(connection, "SELECT count(*) FROM kept")
-    except (duckdb.Error, OSError) as error:
-        reason = _first_line(error)
-        raise UsageError(f"--keep {keep}: no list of keys ({reason}); give keep.parquet of vitstream dedup") from None
+    """Table `kept`, with the keys of a list."""
+    schema = pa.schema([("key", pa.string())])
+    batches = (
+        pa.RecordBatch.from_arrays([chunk.cast(pa.string())], schema=schema) for chunk in key_chunks(keep, "--keep")
+    )
+    first = next(batches, None)  # here, where what is wrong with it is told as it is
+    everything = chain([] if first is None else [first], batches)
+    connection.register("keep_list", pa.RecordBatchReader.from_batches(schema, everything))
+    connection.execute("CREATE TABLE kept AS SELECT DISTINCT key FROM keep_list")
 
 
 def _first_line(error: Exception) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep.catalog.plan import PlannedShard, PlannedSplit, read_range
+from data_prep.catalog.select import limit_memory, plain_path
 from data_prep.options import Options
 from data_prep.shards.images import EncodedImage, encode
 from data_prep.shards.limits import Guard
@@ -81,33 +82,28 @@ def write_streams(plan: Path, splits: list[PlannedSplit], streamed: list[int]) -
 
     A row at position p of N, dealt to n shards by i*N//n <= p < (i+1)*N//n, is in shard ((p+1)*n - 1) // N.
     """
-    parts = [
-        f'SELECT source, file, "offset", "key", reject, {SPLITS.index(split.name)} AS split,'
-        f" ((file_row_number + 1) * {split.shards} - 1) // {split.samples} AS shard"
-        f" FROM read_parquet('{_quoted(plan / f'{split.name}.parquet')}', file_row_number = true)"
-        f" WHERE source IN ({', '.join(map(str, streamed))})"
-        for split in splits
-    ]
-    target = plan / "streams.parquet"
-    with duckdb.connect(":memory:") as connection:
-        connection.execute("SET memory_limit = '1GB'")
-        connection.execute("SET temp_directory = $1", [str(plan)])
+    with plain_path(plan) as path, duckdb.connect(":memory:") as connection:
+        limit_memory(connection, f"{path}/spill")
+        parts = [
+            f'SELECT source, file, "offset", "key", reject, {SPLITS.index(split.name)} AS split,'
+            f" ((file_row_number + 1) * {split.shards} - 1) // {split.samples} AS shard"
+            f" FROM read_parquet('{path}/{split.name}.parquet', file_row_number = true)"
+            f" WHERE source IN ({', '.join(map(str, streamed))})"
+            for split in splits
+        ]
         connection.execute(
             f'COPY ({" UNION ALL ".join(parts)} ORDER BY source, file, "offset", "key")'
-            f" TO '{_quoted(target)}' (FORMAT parquet, ROW_GROUP_SIZE 16384)"
+            f" TO '{path}/streams.parquet' (FORMAT parquet, ROW_GROUP_SIZE 16384)"
         )
         counts = connection.execute(
-            f"SELECT source, file, count(*) FROM read_parquet('{_quoted(target)}') GROUP BY ALL ORDER BY source, file"
+            f"SELECT source, file, count(*) FROM read_parquet('{path}/streams.parquet')"
+            " GROUP BY ALL ORDER BY source, file"
         ).fetchall()
     streams, start = [], 0
     for number, (source, file, count) in enumerate(counts):
         streams.append(Stream(number, source, file, start, start + count))
         start += count
     return streams
-
-
-def _quoted(path: Path) -> str:
-    return str(path).replace("'", "''")
 
 
 @dataclass

@@ -14,7 +14,7 @@ import pytest
 import webdataset
 import xxhash
 
-from data_prep.catalog.plan import SPLIT_SEED
+from data_prep.catalog.listing import SPLIT_SEED
 from data_prep.names import escape
 from pipeline.dataset.index import ShardIndex
 from pipeline.dataset.keys import hex64, key_sum, keyed_hash, sample_key
@@ -208,10 +208,10 @@ def test_a_finished_dataset_of_which_a_file_is_gone_or_cut_is_refused(photos, tm
     with (out / name).open("ab") as file:
         file.write(b"x")
     grown = vitstream("shard", photos, "--out", out, "--size", 32)
-    one_line(grown, f"{out / name}: has {size + 1:,} bytes, dataset.json says {size:,}; delete {out} and start again")
+    one_line(grown, f"{out / name}: has {size + 1:,} bytes, dataset.json says {size:,}; see vitstream verify")
     (out / name).unlink()
     gone = vitstream("shard", photos, "--out", out, "--size", 32)
-    one_line(gone, f"{out / name}: No such file or directory; delete {out} and start again")
+    one_line(gone, f"{out / name}: No such file or directory; see vitstream verify {out} --repair")
     assert "complete" not in grown.stdout + gone.stdout
 
 
@@ -228,7 +228,7 @@ def test_other_options_or_images_are_refused(photos, tmp_path):
     one_line(vitstream("shard", source, "--out", out, "--size", 40), "images in SOURCE: 400 then, 401 now")
     (source / "class-00/new.jpg").unlink()
     write_photo(source / "class-00/photo-00000.jpg", 65, 48, 1)
-    one_line(vitstream("shard", source, "--out", out, "--size", 40), "names or sizes in SOURCE have changed")
+    one_line(vitstream("shard", source, "--out", out, "--size", 40), "names, sizes or labels in SOURCE have changed")
 
 
 def test_an_unfinished_dataset_of_other_versions_is_refused(photos, tmp_path):

@@ -53,7 +53,7 @@ def planned(
         folder = Path(name)
         (folder / "plan").mkdir()
         write_listing(sources, folder, asked.seed)
-        with catalogue(folder, folder / "spill") as connection:
+        with catalogue(folder) as connection:
             pick(connection, asked, keep)
             found = resolve(connection, sources, classes)
             counts = write_rows(connection, folder / "plan", asked, found)

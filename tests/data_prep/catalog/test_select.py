@@ -82,7 +82,7 @@ def test_keep_lists(tmp_path, kind):
 
 def test_a_keep_list_that_is_none(tmp_path):
     (tmp_path / "keep.parquet").write_bytes(b"no parquet")
-    with pytest.raises(UsageError, match=r"--keep .*keep.parquet: no list of keys"):
+    with pytest.raises(UsageError, match=r"--keep .*keep.parquet: cannot be read as a list of keys"):
         planned(MIXED, keep=tmp_path / "keep.parquet")
     (tmp_path / "none.txt").write_text("0" * 24)
     with pytest.raises(UsageError, match="--keep leaves no image"):
