@@ -3,6 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 INSTALLED := $(VENV)/.installed
+MDS := .venv-mds
 
 .PHONY: demo test soak fast lint slurm browser clean
 
@@ -43,5 +44,9 @@ $(INSTALLED): pyproject.toml
 	@$(VENV)/bin/python -m pip install --quiet -e '.[demo,test]'
 	@touch $@
 
+$(MDS)/.installed: tests/environments/mds.sh | $(INSTALLED)
+	@echo "Setting up $(MDS), for the tests of the extra [mds]: a few minutes, once."
+	@tests/environments/mds.sh "$(PYTHON)" $(MDS) || echo "$(MDS) cannot be set up: its tests will be skipped"
+
 clean:
-	rm -rf $(VENV) demo-output soak-output .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(MDS) demo-output soak-output .pytest_cache .ruff_cache .hypothesis build dist
