@@ -97,7 +97,7 @@ def iter_members(file: BinaryIO) -> Iterator[MemberHeader]:
         if header == _ZEROS:
             _check_trailer(file, offset, extended)
             return
-        kind, size, name = _parse(header, offset)
+        kind, size, name = parse_header(header, offset)
         offset += BLOCK
         if end is not None and offset + size > end:
             raise BrokenTar(f"ends at byte {end:,}, within {_shown(name)!r}")
@@ -131,8 +131,8 @@ def _read_exactly(file: BinaryIO, size: int, offset: int) -> bytes:
     return data
 
 
-def _parse(header: bytes, offset: int) -> tuple[bytes, int, bytes]:
-    """Type, bytes of content and name of one header block."""
+def parse_header(header: bytes, offset: int) -> tuple[bytes, int, bytes]:
+    """Type, bytes of content and name of one header block, which lies at byte `offset`. Raises BrokenTar."""
     stored = _number(header[148:156])
     # The checksum counts its own field as spaces. Some old writers summed signed bytes.
     plain = sum(header) - sum(header[148:156]) + 8 * 0x20
