@@ -99,7 +99,8 @@ def iter_members(file: BinaryIO) -> Iterator[MemberHeader]:
             return
         kind, size, name = parse_header(header, offset)
         offset += BLOCK
-        if end is not None and offset + size > end:
+        padded = size + -size % BLOCK
+        if end is not None and offset + padded > end:
             raise BrokenTar(f"ends at byte {end:,}, within {_shown(name)!r}")
         if kind in b"xgXLK":
             extended = _extend(file, kind, size, offset, extended)
@@ -109,7 +110,7 @@ def iter_members(file: BinaryIO) -> Iterator[MemberHeader]:
             members += 1
             if members > MAX_MEMBERS:
                 raise BrokenTar(f"more than {MAX_MEMBERS:,} members")
-        offset += size + -size % BLOCK
+        offset += padded
         file.seek(offset)
 
 

@@ -4,18 +4,18 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
 from data_prep.names import escape
 from data_prep.packed import NO_LABELS, LabelError, Labels, from_value
 from data_prep.remote.urls import SCHEMES, is_url, join, public, scheme_of
 
+_PLAIN: Final = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)*", re.ASCII)  # a path that is its own escape: nearly all
 _NUMBER: Final = re.compile("0|[1-9][0-9]{0,18}")
 
 
-@dataclass(frozen=True)
-class Located:
+class Located(NamedTuple):
     """An image's name in the listing, and where to read it; or why not."""
 
     path: str
@@ -31,6 +31,8 @@ def locate(cell: Any, base: str) -> Located:
     """
     if not isinstance(cell, str) or not cell.strip():
         return Located("", "", "no image")
+    if _PLAIN.fullmatch(cell):
+        return Located(cell, join(base, cell) if is_url(base) else cell)
     if is_url(cell):
         refused = None if scheme_of(cell) in SCHEMES else "not a URL that can be read"
         return Located(public(cell), escape(cell), refused)
@@ -54,7 +56,9 @@ def labels_of(cells: Sequence[Any], text: bool, numbered: bool | None) -> Labels
     Raises:
         LabelError: they are none.
     """
-    every = [_labels(cell, text, numbered) for cell in cells]
+    every = [
+        _labels(cell, text, numbered) if isinstance(cell, list) else _remembered(cell, text, numbered) for cell in cells
+    ]
     if len(every) == 1:
         return every[0]
     forms = {labels.form for labels in every} - {"none"}
@@ -64,6 +68,12 @@ def labels_of(cells: Sequence[Any], text: bool, numbered: bool | None) -> Labels
     if len(set(values)) < len(values):
         raise LabelError("has a label twice")
     return Labels(forms.pop(), values, several=True) if forms else NO_LABELS
+
+
+@lru_cache(maxsize=2**17, typed=True)  # 1 is not 1.0 here
+def _remembered(cell: Any, text: bool, numbered: bool | None) -> Labels:
+    """There are far fewer labels than images."""
+    return _labels(cell, text, numbered)
 
 
 def _labels(cell: Any, text: bool, numbered: bool | None) -> Labels:
