@@ -78,7 +78,7 @@ def verify(dataset: Path, workers: int, bar: bool = False, decode: str = "all", 
 def as_line(report: Report) -> str:
     """A report without findings for a person."""
     images = "images" if report.decode == "all" else f"{report.decode} of the images"
-    what = f"{report.samples:,} samples in {report.shards:,} shards"
+    what = f"{report.samples:,} samples in {report.shards:,} shard{'s' * (report.shards != 1)}"
     return f"{what}: hashes, shards, indexes, catalogue and {images} agree, every key is there once"
 
 

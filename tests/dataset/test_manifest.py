@@ -26,6 +26,15 @@ def test_what_is_written_is_read(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["dataset.json"]
 
 
+def test_what_is_not_usual_is_written_and_the_usual_is_not(tmp_path):
+    """So the manifests of our own datasets have the bytes that they always had."""
+    assert not {"container", "partial"} & MANIFEST.to_json().keys()
+    for other in (replace(MANIFEST, container="tar"), replace(MANIFEST, container="mds", partial=True)):
+        write_manifest(tmp_path, other)
+        assert read_manifest(tmp_path) == other
+        assert other.fingerprint == MANIFEST.fingerprint  # the same shards and keys are the same data
+
+
 def test_totals(tmp_path):
     assert MANIFEST.samples == 5 and MANIFEST.starts.tolist() == [0, 3, 5]
     assert MANIFEST.key_sum == 1  # modulo 2**64
@@ -84,6 +93,8 @@ def test_the_fingerprint_is_that_of_the_data():
         (lambda body: body.update(asked=[]), "asked: "),
         (lambda body: body.update(labels=[1]), "labels: "),
         (lambda body: body.update(labels="both"), "labels: "),
+        (lambda body: body.update(container="zip"), "container: "),
+        (lambda body: body.update(partial=1), "partial: "),
         (lambda body: body.update(classes="ab"), "classes: "),
         (lambda body: body.update(classes=["a", 1]), "classes.1: "),
         (lambda body: body.update(version="1"), "format version '1'"),
