@@ -24,6 +24,7 @@ from data_prep.publish import (
     is_done,
     publish,
     read_record,
+    tidy,
 )
 from data_prep.publish import finalize as publish_all
 from data_prep.remote.urls import is_url
@@ -177,7 +178,8 @@ def _is_complete(request: Request, sources: Sequence[Source], now: dict[str, Any
     if present != wanted:
         return False
     if unfinished and request.slice is None:  # stopped after the manifest was written
-        return False
+        with work.work_folder(out):
+            tidy(out, "train" if request.options.val_fraction else "all")
     for folder in wanted:
         check_whole(folder, out)
     return True

@@ -11,11 +11,13 @@ from data_prep.catalog.listing import write_listing
 from data_prep.catalog.plan import PlannedShard, PlannedSplit, count_shards, read_images, write_rows
 from data_prep.catalog.select import catalogue, first_row, pick
 from data_prep.options import Options
+from data_prep.quantities import parse_limit
 from data_prep.request import Request
 from data_prep.shards.images import encode
 from data_prep.shards.limits import Guard
 from data_prep.shards.spool import Stream, streams_as_json, write_streams
 from data_prep.sources.base import Source
+from data_prep.views import parse_count
 from data_prep.workers import Advance, WorkerDied, Workers
 from pipeline.dataset.files import write_json
 from pipeline.dataset.images import ImageError
@@ -50,6 +52,7 @@ def make_plan(
             known_bytes, known = first_row(
                 connection, "SELECT CAST(sum(bytes) AS BIGINT), count(*) FROM picked WHERE bytes >= 0"
             )
+        _check_subsets(request, next(iter(counts.values())))
         size, listed_size = bytes_per_image, known_bytes // known if known else None
         if options.as_is:
             size = size or listed_size
@@ -76,6 +79,13 @@ def make_plan(
         )
         work.write_plan(folder, plan)
     return plan
+
+
+def _check_subsets(request: Request, samples: int) -> None:
+    """Raises UsageError now, not after days, where a subset might be larger than what the rejects leave."""
+    sure = samples - parse_limit(request.max_rejects, samples, "--max-rejects")
+    for size in request.options.subsets:
+        parse_count(size, sure, "--subsets")
 
 
 def asked(request: Request, sources: Sequence[Source]) -> dict[str, Any]:

@@ -121,10 +121,16 @@ def publish(out: Path, folder: Path, plan: work.Plan, max_rejects: str) -> None:
     check_rejects(folder, every, max_rejects)
     for split, shards in by_split.items():
         _publish_split(dataset_of(out, split.name), folder, plan, split, shards)
-    subsets = plan.asked.get("subsets") or ()
+    tidy(out, plan.splits[0].name)
+
+
+def tidy(out: Path, first_split: str) -> None:
+    """What is left to do once the manifests stand, which may be done twice: subsets, and the work folder's end."""
+    dataset = dataset_of(out, first_split)
+    subsets = read_manifest(dataset).asked.get("subsets") or ()
     if subsets:
-        subset_views(dataset_of(out, plan.splits[0].name), subsets)
-    work.remove(folder)
+        subset_views(dataset, subsets)
+    work.remove(out / work.WORK_NAME)
 
 
 def _publish_split(

@@ -54,7 +54,8 @@ def rebuild_shards(
         opened = tuple(open_sources(request.sources, request.source_options))
         with Workers(workers) as pool:
             plan = make_plan(request, opened, request.out, pool, manifest.asked.get("bytes_per_image"))
-            work.check_asked(dataset, manifest.asked, plan.asked)
+            listed = {name: plan.asked[name] for name in ("images", "listing")}  # its folder may be called otherwise
+            work.check_asked(dataset, manifest.asked, listed)
             spooled = stream(request, opened, plan, request.out, pool, bar)
             known = _crashed_before(dataset)
             tasks = [
