@@ -1,6 +1,6 @@
 """How a quantity is spread over millions of images: exact extremes and sum, and a count for each value.
 
-Of a value ten binary digits are kept: below 1,024 each is itself, above it is rounded down by 0.2 % at most. So a
+Of a value twelve binary digits are kept: below 4,096 each is itself, above it is rounded down by 0.05 % at most. So a
 distribution stays small whatever the corpus, and two of them add up.
 """
 
@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-DIGITS: Final = 10  # binary ones that are kept of a value
+DIGITS: Final = 12  # binary ones that are kept of a value
 PERCENTS: Final = (1, 5, 25, 50, 75, 95, 99)
 _MAX_BINS: Final = 32
 
@@ -79,17 +79,18 @@ def coarse_sql(value: str) -> str:
     return f"({value}) - ({value}) % (1::BIGINT << greatest(0, floor(log2(greatest(1, {value})))::INT - {DIGITS - 1}))"
 
 
-def wide_range(low: float, high: float) -> bool:
-    """Whether equal steps would show little of what lies between."""
+def wide_range(*quantities: Distribution) -> bool:
+    """Whether these, shown side by side, are so far apart that equal steps would show little of what lies between."""
+    low, high = min(q.least for q in quantities), max(q.most for q in quantities)
     return high > 20 * max(1, low)
 
 
-def nice_edges(values: Distribution) -> list[int]:
-    """Edges of at most some thirty bins that hold every value: equal steps of 1, 2 or 5 times a power of ten, or equal
-    ratios where they span a wide range."""
+def nice_edges(values: Distribution, wide: bool) -> list[int]:
+    """Edges of at most some thirty bins that hold every value: equal steps of 1, 2 or 5 times a power of ten, or where
+    they span a `wide` range equal ratios."""
     low, high = values.least, values.most
-    if wide_range(low, high):
-        count = min(_MAX_BINS, math.ceil(8 * math.log10((high + 1) / max(1, low))))
+    if wide:
+        count = min(_MAX_BINS, math.ceil(16 * math.log10((high + 1) / max(1, low))))
         ratio = (high + 1) / max(1, low)
         edges = [0 if low == 0 else low, *(round(max(1, low) * ratio ** (n / count)) for n in range(1, count))]
     else:

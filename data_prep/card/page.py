@@ -8,7 +8,6 @@ from typing import Any, Final
 import numpy as np
 
 from data_prep.card import plots
-from data_prep.card.distribution import wide_range
 from data_prep.card.gather import Card
 from data_prep.card.markup import (
     Html,
@@ -186,7 +185,7 @@ def _sizes(body: dict[str, Any]) -> Html:
     for name, key in (("least", "least"), *_PERCENTILES, ("most", "most"), ("mean", "mean")):
         values = [(body[of], show) for of, show in shows]
         rows.append((name, *(_right(show(v["percentiles"].get(key, v.get(key)))) for v, show in values)))
-    listed = table(("", "width", "height", "width / height", "bytes"), rows)
+    listed = table(("", "width", "height", "ratio", "bytes"), rows)
     return section("Sizes", paragraph(f"{wide}."), two(*plotted), listed)
 
 
@@ -197,8 +196,7 @@ def _spread(name: str, values: dict[str, Any], unit: str, show: plots.Format) ->
     if values["least"] == values["most"]:
         same = paragraph(f"{show(values['least'])}, all of them.")
         return Html(f"<div><h3>{text(name)}</h3>{same}</div>")
-    scale: plots.Scale = "log" if wide_range(values["least"], values["most"]) else "linear"
-    return _plot(said, plots.bars(histogram, unit, show, "ratio" if name == "Aspect ratio" else scale), name)
+    return _plot(said, plots.bars(histogram, unit, show, values["scale"]), name)
 
 
 def _plot(said: str, svg: str, name: str = "") -> Html:
@@ -214,7 +212,7 @@ def _shards(body: dict[str, Any]) -> Html:
         ("bytes", *(_right(_bytes(size[key])) for key in ("least", "mean", "most"))),
         ("images", *(_right(_whole(images[key])) for key in ("least", "mean", "most"))),
     ]
-    return section("Shards", table((counted(body["shards"], "shard"), "least", "mean", "most"), rows))
+    return section("Shards", table(("", "least", "mean", "most"), rows))
 
 
 def _rejects(body: dict[str, Any]) -> Html:
@@ -238,7 +236,7 @@ def _duplicates(body: dict[str, Any]) -> Html:
         shown.append(paragraph("No two images have the same bytes."))
     else:
         kinds, more = counted(found["groups"], "picture"), counted(found["redundant"], "image")
-        shown.append(paragraph(f"{kinds} with the same bytes as others: {more} too many."))
+        shown.append(paragraph(f"{kinds} more than once, byte for byte: {more} too many."))
         if found["across"]:
             shown.append(paragraph(f"{found['across']:,} of them in train as well as in val.", "warn"))
     if body["dedup"] is not None:

@@ -1,7 +1,7 @@
 """A fair sample of a dataset's pictures, small enough to be part of a page.
 
-Of N samples, n are shown: one out of each of n equal ranges, by a keyed hash. So each has the same chance, whatever the
-order of the samples, and the same dataset shows the same pictures.
+Of N samples, n are shown, spread over all of them by a keyed hash: each has the same chance, whatever the samples'
+order, and the same dataset shows the same pictures.
 """
 
 import tempfile
@@ -57,11 +57,17 @@ class Picture:
 
 
 def fair_sample(key: str, total: int, count: int) -> list[int]:
-    """`count` different numbers below `total`, ascending; `key` decides which. All where there are no more."""
+    """`count` different numbers below `total`, ascending; `key` decides which. All where there are no more.
+
+    One number of each of `count` ranges. As the ranges may differ by one in length, they begin anywhere and close as a
+    circle: averaged over where they begin, every number has the chance count / total.
+    """
     count = min(count, total)
-    bounds = [n * total // count for n in range(count + 1)] if count else []
-    ranges = enumerate(pairwise(bounds))
-    return [low + keyed_hash(f"{key}/{n}", _SEED) % (high - low) for n, (low, high) in ranges]
+    if count == 0:
+        return []
+    ranges = enumerate(pairwise(n * total // count for n in range(count + 1)))
+    begin = keyed_hash(key, _SEED)
+    return sorted((begin + low + keyed_hash(f"{key}/{n}", _SEED) % (high - low)) % total for n, (low, high) in ranges)
 
 
 def choose(folders: Sequence[Path], manifests: Sequence[Manifest], count: int) -> list[PictureTask]:
@@ -87,8 +93,8 @@ def choose(folders: Sequence[Path], manifests: Sequence[Manifest], count: int) -
     return tasks
 
 
-def make(tasks: list[PictureTask], workers: int, advance: Advance) -> list[Picture]:
-    """The pictures, in the order of the tasks, of at most BUDGET bytes together. Raises WorkFailed."""
+def make(tasks: list[PictureTask], workers: int, advance: Advance, budget: int = BUDGET) -> list[Picture]:
+    """The pictures, in the order of the tasks, of at most `budget` bytes together. Raises WorkFailed."""
     by_task: dict[PictureTask, tuple[np.ndarray | None, str]] = {}
     with Workers(max(1, workers)) as pool:
         for task, result in pool.run(shrink, tasks, lambda count: None, _crashed):
@@ -99,7 +105,7 @@ def make(tasks: list[PictureTask], workers: int, advance: Advance) -> list[Pictu
     jpegs: list[bytes] = []
     for side, quality in _STEPS:
         jpegs = [b"" if pixels is None else _jpeg(pixels, side, quality) for pixels, _ in results]
-        if sum(map(len, jpegs)) <= BUDGET:
+        if sum(map(len, jpegs)) <= budget:
             break
     return [replace(picture, jpeg=jpeg) for picture, jpeg in zip(pictures, jpegs, strict=True)]
 

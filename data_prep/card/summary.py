@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.card.distribution import PERCENTS, Distribution, nice_edges, ratio_edges
+from data_prep.card.distribution import PERCENTS, Distribution, nice_edges, ratio_edges, wide_range
 from data_prep.card.gather import Card, Part
 from data_prep.card.rejects import Kind
 from data_prep.names import one_line
@@ -17,6 +17,7 @@ VERSION = 1
 def to_json(card: Card) -> dict[str, Any]:
     """Everything on the card but the pictures' own bytes. Sizes in pixels and bytes, shares in 0..1."""
     tally = card.tally
+    wide = wide_range(tally.widths, tally.heights)  # of the two alike
     return {
         "version": VERSION,
         "name": card.name,
@@ -29,13 +30,13 @@ def to_json(card: Card) -> dict[str, Any]:
         "balance": balance(tally.classes),
         "class_histogram": [_class(card, number) for number in range(len(card.classes))],
         "labels_per_image": {str(n): count for n, count in sorted(tally.labels_per_image.items())},
-        "width": spread(tally.widths),
-        "height": spread(tally.heights),
-        "aspect_ratio": spread(tally.aspects, 1000),
+        "width": spread(tally.widths, wide),
+        "height": spread(tally.heights, wide),
+        "aspect_ratio": ratios(tally.aspects),
         "orientation": {"landscape": tally.landscape, "square": tally.square, "portrait": tally.portrait},
-        "image_bytes": spread(tally.sizes),
-        "shard_bytes": spread(card.shard_bytes),
-        "shard_images": spread(card.shard_images),
+        "image_bytes": spread(tally.sizes, wide_range(tally.sizes)),
+        "shard_bytes": spread(card.shard_bytes, wide_range(card.shard_bytes)),
+        "shard_images": spread(card.shard_images, wide_range(card.shard_images)),
         "rejects": _rejects(card.rejects),
         "duplicates": None if card.duplicates is None else vars(card.duplicates),
         "dedup": card.dedup,
@@ -66,21 +67,31 @@ def balance(classes: np.ndarray) -> dict[str, Any]:
     }
 
 
-def spread(values: Distribution, unit: int = 1) -> dict[str, Any] | None:
-    """A distribution; None where nothing was counted. Values are divided by `unit`."""
+def spread(values: Distribution, wide: bool) -> dict[str, Any] | None:
+    """A distribution; None where nothing was counted."""
     if not values.counts:
         return None
-    edges = ratio_edges(values) if unit != 1 else nice_edges(values)
-
-    def scaled(value: float) -> float:
-        return value if unit == 1 else round(value / unit, 3)
-
     return {
-        "least": scaled(values.least),
-        "most": scaled(values.most),
-        "mean": round(values.total / values.number / unit, 3),
-        "percentiles": {str(p): scaled(v) for p, v in zip(PERCENTS, values.quantiles(), strict=True)},
-        "histogram": [[scaled(low), scaled(high), count] for low, high, count in values.histogram(edges)],
+        "least": values.least,
+        "most": values.most,
+        "mean": round(values.total / values.number, 3),
+        "percentiles": {str(p): value for p, value in zip(PERCENTS, values.quantiles(), strict=True)},
+        "scale": "log" if wide else "linear",
+        "histogram": [list(row) for row in values.histogram(nice_edges(values, wide))],
+    }
+
+
+def ratios(values: Distribution) -> dict[str, Any] | None:
+    """The same of thousandths."""
+    if not values.counts:
+        return None
+    return {
+        "least": values.least / 1000,
+        "most": values.most / 1000,
+        "mean": round(values.total / values.number / 1000, 3),
+        "percentiles": {str(p): value / 1000 for p, value in zip(PERCENTS, values.quantiles(), strict=True)},
+        "scale": "ratio",
+        "histogram": [[low / 1000, high / 1000, n] for low, high, n in values.histogram(ratio_edges(values))],
     }
 
 
