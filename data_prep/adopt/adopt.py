@@ -32,7 +32,7 @@ from data_prep.stopping import stoppable
 from data_prep.work import DISK_FULL
 from data_prep.workers import WorkerDied, Workers
 from pipeline.dataset.errors import UsageError, WorkFailed
-from pipeline.dataset.files import canonical_json, fsync_directory
+from pipeline.dataset.files import canonical_json, fsync_directory, remove_abandoned
 from pipeline.dataset.manifest import MANIFEST_NAME, File, Manifest, read_manifest, write_manifest
 
 
@@ -85,7 +85,7 @@ def _build(
 ) -> None:
     parts = _scan(given, work, pool, bar)
     labelling = resolve(parts, names)
-    (out / "shards").mkdir(exist_ok=True)
+    _clear(out)
     twice = _duplicates(work, parts)
     tasks = [
         PublishTask(shard.name, shard.path.absolute(), work, out, labelling, twice.get(number, {}))
@@ -142,6 +142,14 @@ def _scan(given: Given, work: Path, pool: Workers, bar: bool) -> list[Part]:
     parts = [read_part(work, shard.name) for shard in given.shards]
     assert all(parts)
     return [part for part in parts if part]
+
+
+def _clear(out: Path) -> None:
+    """Removes what one that was killed left, of these shards or of others: until the manifest stands it is nobody's."""
+    shutil.rmtree(out / "shards", ignore_errors=True)
+    (out / "shards").mkdir()
+    for name in (CATALOGUE_NAME, REJECTS_NAME, MANIFEST_NAME):
+        remove_abandoned(out / name)
 
 
 def _duplicates(work: Path, parts: Sequence[Part]) -> dict[int, dict[int, str]]:
