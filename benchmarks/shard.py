@@ -295,8 +295,8 @@ def table(results: list[dict[str, object]]) -> str:
 
 
 def set_up_peers(venv: Path) -> None:
-    """An environment with the peers. mosaicml-streaming imports two names of torchvision, whose wheels need a CUDA torch:
-    a stand-in with these two takes its place."""
+    """An environment with the peers. mosaicml-streaming imports two names of torchvision, whose wheels need a CUDA
+    torch: a stand-in with these two takes its place."""
     python = str(venv / "bin/python")
     subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--upgrade", "pip"], check=True)

@@ -17,8 +17,7 @@ cv2.setNumThreads(1)  # one process per core already; and a result must not depe
 
 _SUFFIXES: Final = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 _FAST_EIGHTHS: Final = (1, 2, 4, 8)  # libjpeg-turbo has vector code for these scales only: 8/8 is faster than 5/8
-_END_OF_JPEG: Final = b"\xff\xd9"
-_END_OF_PNG: Final = b"\0\0\0\0IEND\xaeB`\x82"
+_ENDS: Final = {"JPEG": b"\xff\xd9", "PNG": b"\0\0\0\0IEND\xaeB`\x82"}
 _PADDED: Final = 4096  # some cameras fill up their last block of disk behind a JPEG's end
 
 
@@ -116,7 +115,7 @@ def _is_small(data: bytes, header: ImageHeader, size: int | None) -> bool:
 
     A picture's end that is not the file's, as where a phone hides a film behind it, is no reason to keep all that.
     """
-    return header.plain and (size is None or min(header.width, header.height) <= size) and data.endswith(_END_OF_JPEG)
+    return header.plain and (size is None or min(header.width, header.height) <= size) and data.endswith(_ENDS["JPEG"])
 
 
 def _keep(data: bytes, header: ImageHeader, options: Options) -> EncodedImage:
@@ -137,11 +136,11 @@ def _check(data: bytes, header: ImageHeader) -> None:
 
 def _check_end(data: bytes, form: str) -> None:
     """Whether the last bytes are there, which a truncated file has not; what lies before them is not looked at."""
-    whole = {
-        "JPEG": lambda: _END_OF_JPEG in data[-_PADDED:],
-        "PNG": lambda: _END_OF_PNG in data[-_PADDED:],
-        "WEBP": lambda: int.from_bytes(data[4:8], "little") + 8 <= len(data),
-    }[form]()
+    if form == "WEBP":
+        whole = int.from_bytes(data[4:8], "little") + 8 <= len(data)
+    else:
+        end = _ENDS[form]
+        whole = data.endswith(end) or end in data[-_PADDED:]
     if not whole:
         raise ImageError(f"truncated: the end of a {form} file is missing")
 

@@ -4,10 +4,13 @@ USTAR (POSIX 1003.1-1988): a 512-byte header, the content, zeros up to the next 
 blocks of zeros, then zeros up to a multiple of 10,240.
 """
 
+import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final
+
+import xxhash
 
 BLOCK: Final = tarfile.BLOCKSIZE
 MAX_MEMBER_BYTES: Final = 2**31
@@ -39,6 +42,52 @@ def member(name: str, data: bytes) -> bytes:
         ValueError: a name that is not ASCII or has more than 100 bytes, or more than 8 GiB of content.
     """
     return b"".join((_header(name, len(data)), data, _PADDING[-len(data) % BLOCK]))
+
+
+class TarWriter:
+    """Writes a tar into an open file, from its start, and hashes what goes into it, so that no second pass is needed.
+
+    The kernel takes the pieces from where they lie (writev): joining them first would cost as much as writing them.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file  # and with it the descriptor
+        self._hasher = xxhash.xxh3_64()
+        self.size = 0  # bytes so far
+
+    def add(self, *members: tuple[str, bytes]) -> int:
+        """Writes members, of (name, content), one behind the other. Returns the offset of the first one's content.
+
+        Raises:
+            OSError: it could not be written; the file is of no use then.
+            ValueError: a name or a size that a USTAR header cannot hold.
+        """
+        pieces = []
+        for name, data in members:
+            pieces += (_header(name, len(data)), data, _PADDING[-len(data) % BLOCK])
+        start = self.size + BLOCK
+        self._write(pieces)
+        return start
+
+    def close(self) -> None:
+        """Writes what closes a tar; the file itself stays open."""
+        self._write([end_of_archive(self.size)])
+
+    def hexdigest(self) -> str:
+        """xxh3-64 of the whole so far."""
+        return self._hasher.hexdigest()
+
+    def _write(self, pieces: list[bytes]) -> None:
+        size = 0
+        for piece in pieces:
+            self._hasher.update(piece)
+            size += len(piece)
+        written = os.writev(self._file.fileno(), pieces)
+        if written < size:  # a disk that is full, or more than 2 GiB
+            rest = memoryview(b"".join(pieces))
+            while written < size:
+                written += os.write(self._file.fileno(), rest[written:])
+        self.size += size
 
 
 def _header(name: str, size: int) -> bytes:
