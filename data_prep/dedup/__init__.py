@@ -1,0 +1,1 @@
+"""Equal and nearly equal images: found by hashes, within a corpus and against evaluation sets."""
