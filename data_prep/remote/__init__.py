@@ -1,7 +1,7 @@
 """Bytes from s3://, gs:// and http(s)://, through fsspec, by ranges, with patience.
 
 urls.py: which URLs, and what of them may be seen. patience.py: what is asked again, and when it is given up.
-objects.py: reading and listing. http.py: one GET that believes nothing. prefetch.py: many at once, in order.
+objects.py: reading and listing. http.py, s3.py: one GET that believes nothing. prefetch.py: many at once, in order.
 """
 
 from data_prep.remote.prefetch import prefetch

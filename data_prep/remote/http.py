@@ -14,31 +14,31 @@ _AGAIN: Final = (408, 425, 429)  # and every 5xx
 _PIECE: Final = 2**18
 
 
-async def get(filesystem: Any, url: str, offset: int, size: int | None, silence: float) -> bytes:
-    """Bytes [offset, offset + size), or fewer where the object ends before. `silence`: seconds without a byte.
+async def get(filesystem: Any, url: str, offset: int, limit: int, silence: float) -> bytes:
+    """Bytes [offset, offset + limit), or fewer where the object ends before. `silence`: seconds without a byte.
 
     Raises:
         Refused: the server says that it will not.
         Unexpected: it cannot now, or answers something else.
     """
-    headers = {"Accept-Encoding": "identity"}
-    limit = size if size is not None else 2**62
-    if size is not None:
-        headers["Range"] = f"bytes={offset}-{offset + size - 1}"
+    headers = {"Accept-Encoding": "identity", "Range": f"bytes={offset}-{offset + limit - 1}"}
     async with _ask(await filesystem.set_session(), url, headers, silence) as response:
         if response.status == 416:  # it ends before `offset`
             return b""
         _check(response)
-        if response.status != 206 and offset:
-            raise Refused("the server cannot send a part of a file; download it first")
-        if response.status == 206 and _content_range(response)[0] != offset:
+        if response.status != 206 and offset:  # `length` has seen that it can
+            raise Unexpected("everything came instead of a part")
+        start, total = _content_range(response) if response.status == 206 else (0, None)
+        if start != offset:
             raise Unexpected("another range than was asked for")
         data = bytearray()
         async for piece in response.content.iter_chunked(_PIECE):
             data += piece
             if len(data) >= limit:
                 break
-        return bytes(data[:limit])
+    if total is not None and len(data) < min(limit, total - offset):
+        raise Unexpected(f"{len(data):,} of {min(limit, total - offset):,} bytes came")
+    return bytes(data[:limit])
 
 
 async def length(filesystem: Any, url: str, silence: float) -> int:

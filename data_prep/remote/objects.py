@@ -8,6 +8,7 @@ import io
 import os
 from collections.abc import Callable
 from functools import lru_cache
+from importlib import import_module
 from typing import Any, BinaryIO, Final, TypeVar
 
 from data_prep.remote.patience import Patience, Refused, Unexpected, error_code, patiently
@@ -94,19 +95,20 @@ def _usable(url: str, once: Callable[[], Result]) -> Result:
 def _read_once(url: str, offset: int, size: int | None) -> bytes:
     if size == 0:
         return b""
-    filesystem = _filesystem(url)
     limit = MAX_FILE_BYTES + 1 if size is None else size
     silence = Patience.ours().silence_s
     timeout = silence + (limit / _SLOWEST if size is not None else 4 * silence)
-    if is_http(url):
-        data = _http("get", url, offset, size, silence, timeout=timeout)
-    else:
-        try:
-            data = filesystem.cat_file(url, start=offset, end=offset + limit, timeout=timeout)
-        except OSError as error:
-            if error_code(error) not in ("InvalidRange", "416"):
-                raise
-            data = b""  # it ends before `offset`
+    try:
+        if is_http(url):
+            data = _run("http", "get", url, offset, limit, silence, timeout=timeout)
+        elif scheme_of(url) == "s3":
+            data = _run("s3", "get", url, offset, limit, timeout=timeout)
+        else:
+            data = _filesystem(url).cat_file(url, start=offset, end=offset + limit, timeout=timeout)
+    except OSError as error:
+        if error_code(error) not in ("InvalidRange", "416"):
+            raise
+        data = b""  # it ends before `offset`
     if size is None and len(data) > MAX_FILE_BYTES:
         raise Refused(f"too large: more than {MAX_FILE_BYTES:,} bytes")
     if size is not None and len(data) != size:
@@ -120,7 +122,7 @@ def _read_once(url: str, offset: int, size: int | None) -> bytes:
 def _size_once(url: str) -> int:
     silence = Patience.ours().silence_s
     if is_http(url):
-        return _http("length", url, silence, timeout=2 * silence)
+        return _run("http", "length", url, silence, timeout=2 * silence)
     info = _filesystem(url).info(url, timeout=2 * silence)
     if info["type"] != "file":
         raise Refused("not a file")
@@ -142,13 +144,13 @@ def _list_once(url: str) -> tuple[list[str], list[tuple[str, int]]]:
     return folders, files
 
 
-def _http(what: str, url: str, *arguments: Any, timeout: float) -> Any:
+def _run(module: str, what: str, url: str, *arguments: Any, timeout: float) -> Any:
+    """A coroutine of data_prep.remote.MODULE, in fsspec's thread."""
     filesystem = _filesystem(url)  # first: it says what to install
     from fsspec.asyn import sync
 
-    from data_prep.remote import http
-
-    return sync(filesystem.loop, getattr(http, what), filesystem, url, *arguments, timeout=timeout)
+    coroutine = getattr(import_module(f"data_prep.remote.{module}"), what)
+    return sync(filesystem.loop, coroutine, filesystem, url, *arguments, timeout=timeout)
 
 
 def _filesystem(url: str) -> Any:

@@ -118,8 +118,7 @@ def open_mds(root: str, name: str) -> MdsSource:
     except (MdsError, Bomb) as error:
         raise UsageError(f"{name}/{escape(shards[0].name)}: {error}") from None
     style = LabelStyle.of(seen)
-    escaped = None if classes is None else tuple(map(escape, classes))
-    return MdsSource(root, name, bool(packed) or is_url(root), style.numbered, style.multi, escaped)
+    return MdsSource(root, name, bool(packed) or is_url(root), style.numbered, style.multi, classes)
 
 
 def listed(root: str) -> tuple[list[MdsFile], tuple[str, ...] | None]:

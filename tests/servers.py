@@ -1,0 +1,172 @@
+"""Servers on loopback for the tests: S3 (moto speaks it), and a proxy before it that fails as networks do."""
+
+import http.client
+import os
+import random
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import boto3
+from moto.server import ThreadedMotoServer
+
+FAULTS = ("500", "503", "stall", "reset", "truncated", "shortened", "silence")
+_HOP_BY_HOP = ("connection", "transfer-encoding", "content-length", "date", "server", "keep-alive")
+
+
+@contextmanager
+def s3_server() -> Iterator[str]:
+    """The URL of an empty S3; its one account is `environment`'s."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
+
+
+def environment(endpoint: str) -> dict[str, str]:
+    """What makes any S3 client talk to it."""
+    return {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "key-of-the-tests",
+        "AWS_SECRET_ACCESS_KEY": "secret-of-the-tests",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+def fill(endpoint: str, bucket: str, objects: dict[str, bytes]) -> None:
+    """Makes a bucket with these objects."""
+    values = environment(endpoint)
+    client = boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        aws_access_key_id=values["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=values["AWS_SECRET_ACCESS_KEY"],
+        region_name=values["AWS_DEFAULT_REGION"],
+    )
+    client.create_bucket(Bucket=bucket)
+    for key, data in objects.items():
+        client.put_object(Bucket=bucket, Key=key, Body=data, ACL="public-read")
+
+
+class Flaky:
+    """A proxy that forwards requests, and spoils a share of them.
+
+    Args:
+        upstream: where to.
+        rate: share of the requests that are spoiled.
+        seed: of which, and how. Which request comes when depends on threads, so runs differ all the same.
+        stall_s: how long a stalled answer takes.
+    """
+
+    def __init__(self, upstream: str, rate: float, seed: int, stall_s: float = 60.0) -> None:
+        self.upstream = upstream.removeprefix("http://")
+        self.rate, self.stall_s = rate, stall_s
+        self.done: Counter[str] = Counter()
+        self._random, self._lock = random.Random(seed), threading.Lock()
+
+    def fault(self) -> str | None:
+        """What is done to the next request."""
+        with self._lock:
+            fault = self._random.choice(FAULTS) if self._random.random() < self.rate else None
+            self.done[fault or "fine"] += 1
+            return fault
+
+    @contextmanager
+    def running(self) -> Iterator[str]:
+        """Its URL."""
+        server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"flaky": self}))
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    flaky: Flaky
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        fault = self.flaky.fault()
+        if fault in ("500", "503"):
+            self.send_response(int(fault))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        if fault in ("stall", "silence", "reset"):
+            self._break(fault)
+            return
+        status, headers, body = self._forward()
+        if fault == "shortened" and self.command == "GET":  # and nothing gives it away
+            body = body[: len(body) // 2]
+        self.send_response(status)
+        for name, value in headers:
+            if name.lower() not in _HOP_BY_HOP:
+                self.send_header(name, value)
+        length = {name.lower(): value for name, value in headers}.get("content-length")
+        self.send_header("Content-Length", length if self.command == "HEAD" and length else str(len(body)))
+        self.end_headers()
+        if fault == "truncated":
+            body = body[: len(body) // 2]
+            self.close_connection = True
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+    def _forward(self) -> tuple[int, list[tuple[str, str]], bytes]:
+        connection = http.client.HTTPConnection(self.flaky.upstream, timeout=30)
+        try:
+            connection.request(self.command, self.path, headers=dict(self.headers))
+            response = connection.getresponse()
+            return response.status, response.getheaders(), response.read()
+        finally:
+            connection.close()
+
+    def _break(self, how: str) -> None:
+        self.close_connection = True
+        if how == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+            return
+        if how == "stall":  # half an answer, and then nothing
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nxxx")
+            self.wfile.flush()
+        time.sleep(self.flaky.stall_s)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def dead_server() -> Iterator[str]:
+    """A URL at which nothing listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+
+@contextmanager
+def silent_server() -> Iterator[str]:
+    """A URL at which connections are taken, and never answered."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(50)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+def child_environment(endpoint: str, **more: str) -> dict[str, str]:
+    """For a process that talks to it."""
+    return os.environ | environment(endpoint) | more
