@@ -1,11 +1,13 @@
 """Pieces of a page. Whatever comes out of a dataset is hostile: text goes through `text`, and nothing else does."""
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Final
 
 from data_prep.names import one_line
 
+_TURNING: Final = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 MAX_TEXT: Final = 300  # characters of a name on the page; card.json has all
 
 
@@ -27,17 +29,21 @@ class Bar(Html):
     __slots__ = ()
 
 
+def plain(value: object, limit: int = MAX_TEXT) -> str:
+    """Anything as one line in the order in which it is written: what would turn text around is written as `\\u202e`."""
+    line = _TURNING.sub(lambda found: f"\\u{ord(found[0]):04x}", one_line(str(value)))
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
 def text(value: object, limit: int = MAX_TEXT) -> Html:
-    """Anything as text: one line, no tags, no entities, and its direction kept to itself."""
-    line = one_line(str(value))
-    line = line if len(line) <= limit else line[: limit - 1] + "…"
-    return Html(f"<bdi>{escape(line)}</bdi>") if not line.isascii() else Html(escape(line))
+    """Anything as text: no tags, no entities, and its direction, as of Arabic, kept to itself."""
+    line = plain(value, limit)
+    return Html(escape(line) if line.isascii() else f"<bdi>{escape(line)}</bdi>")
 
 
 def attribute(value: object, limit: int = MAX_TEXT) -> Html:
     """The same, for between the quotes of an attribute."""
-    line = one_line(str(value))
-    return Html(escape(line if len(line) <= limit else line[: limit - 1] + "…", quote=True))
+    return Html(escape(plain(value, limit), quote=True))
 
 
 def code(value: object) -> Html:

@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
@@ -29,6 +30,7 @@ from data_prep.quantities import human_bytes
 
 _FEW_CLASSES: Final = 40  # are all listed
 _SHOWN: Final = 12  # of many, so many of the largest and of the smallest
+_MAX_ROWS: Final = 60  # of another tool's report
 _NAME: Final = 80  # characters of a class's name
 _PERCENTILES: Final = (("5 %", "5"), ("25 %", "25"), ("median", "50"), ("75 %", "75"), ("95 %", "95"))
 # Were there ever a mistake in the escaping, the browser still runs and fetches nothing.
@@ -196,7 +198,9 @@ def _spread(name: str, values: dict[str, Any], unit: str, show: plots.Format) ->
     if values["least"] == values["most"]:
         same = paragraph(f"{show(values['least'])}, all of them.")
         return Html(f"<div><h3>{text(name)}</h3>{same}</div>")
-    return _plot(said, plots.bars(histogram, unit, show, values["scale"]), name)
+    return _plot(
+        said, plots.bars(histogram, unit, lambda value: show(value).replace(".0 ", " "), values["scale"]), name
+    )
 
 
 def _plot(said: str, svg: str, name: str = "") -> Html:
@@ -222,7 +226,11 @@ def _rejects(body: dict[str, Any]) -> Html:
     if not found["images"]:
         return section("Left out", paragraph("Nothing: every image that was listed is in."))
     rows = [
-        (kind["reason"], kind["images"], "; ".join(str(example["source"]) for example in kind["examples"]))
+        (
+            text(kind["reason"], _NAME),
+            kind["images"],
+            Html("<br>".join(text(example["source"], _NAME) for example in kind["examples"])),
+        )
         for kind in found["reasons"]
     ]
     return section("Left out", table(("reason", "images", "for example"), rows))
@@ -240,7 +248,7 @@ def _duplicates(body: dict[str, Any]) -> Html:
         if found["across"]:
             shown.append(paragraph(f"{found['across']:,} of them in train as well as in val.", "warn"))
     if body["dedup"] is not None:
-        rows = [(name, value) for name, value in flat(body["dedup"])]
+        rows = list(islice(flat(body["dedup"]), _MAX_ROWS))
         shown.append(table(("", ""), rows, "Report of vitstream dedup"))
     else:
         shown.append(

@@ -20,12 +20,18 @@ _SIZE: Final = (4.6, 2.35)  # inches of 72 units: text of 10 is then readable on
 # Stand-ins for the page's own colours, which differ by day and night and are not known here.
 _COLOURS: Final = {"#010203": "var(--accent)", "#010204": "var(--soft)", "#010205": "var(--line)"}
 _BAR, _TEXT, _LINE = _COLOURS
-_MAX_TICKS: Final = 6
-# From many to few: the first of these rows of which no more than that lie on the axis is taken.
-_RATIOS: Final = ((1 / 2, 2 / 3, 1, 3 / 2, 2), (1 / 4, 1 / 2, 1, 2, 4), (1 / 64, 1 / 16, 1 / 4, 1, 4, 16, 64))
+_APART: Final = 0.13  # of the axis, at least, lies between two ticks
+# From many to few: the first of these rows whose numbers are that far apart on the axis is taken.
+_RATIOS: Final = (
+    (1 / 2, 2 / 3, 3 / 4, 1, 4 / 3, 3 / 2, 2),
+    (1 / 2, 2 / 3, 1, 3 / 2, 2),
+    (1 / 4, 1 / 2, 1, 2, 4),
+    (1 / 64, 1 / 16, 1 / 4, 1, 4, 16, 64),
+    (1 / 4096, 1 / 64, 1, 64, 4096),
+)
 _ROUND: Final = tuple(
     [digit * 10**power for power in range(0, 13, step) for digit in digits]
-    for step, digits in ((1, (1, 2, 5)), (1, (1, 3)), (1, (1,)), (3, (1,)))
+    for step, digits in ((1, (1, 2, 3, 5)), (1, (1, 2, 5)), (1, (1, 3)), (1, (1,)), (2, (1,)), (3, (1,)))
 )
 _STYLE: Final = {
     "svg.fonttype": "none",  # text stays text
@@ -96,15 +102,17 @@ def short(value: float) -> str:
 
 
 def _ticks(axes: Axes, low: float, high: float, show: Format, scale: Scale) -> None:
-    """At most six, at numbers that people use."""
+    """A few, at numbers that people use, none so near the next that their text would touch."""
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: show(value)))
     if scale == "linear":
         axes.xaxis.set_major_locator(MaxNLocator(5))
         return
+    apart = _APART * np.log(high / low)
+    inside: list[float] = []
     for numbers in _RATIOS if scale == "ratio" else _ROUND:
         inside = [number for number in numbers if low <= number <= high]
-        if len(inside) <= _MAX_TICKS:
+        if len(inside) < 2 or np.diff(np.log(inside)).min() >= apart:
             break
     axes.xaxis.set_major_locator(FixedLocator(inside))
 

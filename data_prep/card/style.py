@@ -49,8 +49,8 @@ section {
 .tiles dd small { display: block; font-size: .8rem; font-weight: 400; letter-spacing: 0; color: var(--soft); }
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1.5rem 2rem; }
 .two > * { min-width: 0; }
-main > .two { gap: 0 1.25rem; }
-section > .two { margin-bottom: 1.25rem; }
+main > .two { gap: 0 1.25rem; align-items: start; }
+section > div + div { margin-top: 1.25rem; }
 table { width: 100%; border-collapse: collapse; font-size: .92rem; }
 .wide { overflow-x: auto; }
 th { font-weight: 600; font-size: .8rem; color: var(--soft); text-align: left; white-space: nowrap; }

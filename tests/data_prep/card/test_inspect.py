@@ -171,16 +171,17 @@ def test_no_report_of_dedup(pair: Path, tmp_path: Path, text: str | None) -> Non
 
 
 def test_wrong_usage_is_one_line_and_writes_nothing(pair: Path, tmp_path: Path) -> None:
-    for arguments, said in (
-        (("nowhere",), "no such dataset"),
-        ((".",), "no dataset.json in it"),
-        ((pair, "--pictures", "501"), "--pictures 501: expected 0 to 500"),
-        ((pair, "--out", pair / "train/dataset.json"), "not a folder"),
-        ((pair / "train/dataset.json",), ""),
+    one_line(vitstream("inspect", "nowhere", "--out", "there", cwd=tmp_path), "nowhere: no such dataset")
+    manifest = pair / "train/dataset.json"
+    for given, said in (
+        ({"dataset": tmp_path}, "no dataset.json in it"),
+        ({"dataset": manifest}, "dataset.json"),
+        ({"dataset": pair, "pictures": 501}, "--pictures 501: expected 0 to 500"),
+        ({"dataset": pair, "out": manifest}, "not a folder"),
+        ({"dataset": pair, "out": manifest / "below"}, "not a folder"),
     ):
-        done = vitstream("inspect", *arguments, cwd=tmp_path)
-        one_line(done, said)
-        assert done.stdout == ""
+        with pytest.raises(UsageError, match=said):
+            inspect(**given)
     assert [path.name for path in tmp_path.iterdir()] == ["data"] and not list(pair.glob("card*"))
 
 
