@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.runs import CHECKOUT
-from tests.soak import prep_kills
+from tests.soak import prep_kills, prep_sources
 from tests.soak.matrix import Matrix
 
-MATRICES = (prep_kills.MATRIX,)
+MATRICES = (prep_kills.MATRIX, prep_sources.MATRIX)
 REPORT = CHECKOUT / "docs/faults.md"
 
 
