@@ -2,13 +2,18 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import xxhash
+
 from data_prep.options import Options
+from data_prep.quantities import parse_bytes
 from data_prep.sources.options import SourceOptions
 from pipeline.dataset.errors import UsageError
+from pipeline.dataset.images import MAX_PIXELS
 
 Task = TypeVar("Task")
 
@@ -53,3 +58,55 @@ class Request:
         if self.options.as_is:
             values["quality"] = None
         return json.loads(json.dumps(values | asdict(self.source_options)))  # as a manifest gives it back
+
+
+def from_command_line(given: Mapping[str, Any]) -> Request:
+    """The values of pipeline/cli/shard.py, checked and in their types. Raises UsageError."""
+    if given["as_is"] and given["quality"] is not None:
+        raise UsageError("--as-is keeps the bytes and --quality changes them: choose one")
+    keep, classes = given["keep"], given["classes"]
+    taken = ("size", "as_is", "val_fraction", "seed", "max_seconds", "where", "per_class", "limit")
+    options = Options(
+        **{name: given[name] for name in taken},
+        quality=90 if given["quality"] is None else given["quality"],
+        check=_one_of("--check", given["check"], ("decode", "header")),
+        keep_small=not given["reencode"],
+        shard_size=parse_bytes(given["shard_size"], "--shard-size"),
+        max_pixels=MAX_PIXELS if given["max_pixels"] is None else given["max_pixels"],
+        keep=None if keep is None else hash_of("--keep", keep),
+        classes=None if classes is None else hash_of("--classes", classes),
+        subsets=_words(given["subsets"]),
+    )
+    return Request(
+        sources=tuple(given["sources"]),
+        out=given["out"],
+        options=options,
+        source_options=SourceOptions(labels=_words(given["labels"]), image=given["image"], key=given["key"]),
+        keep=keep,
+        classes=classes,
+        max_rejects=given["max_rejects"],
+        slice=None if given["task"] is None else Slice.parse(given["task"]),
+        stop_after=given["stop_after"] and _one_of("--stop-after", given["stop_after"], ("plan", "stream")),
+    )
+
+
+def hash_of(option: str, path: Path) -> str:
+    """xxh3-128 of a file that an option names. Raises UsageError where it cannot be read."""
+    hasher = xxhash.xxh3_128()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                hasher.update(block)
+    except OSError as error:
+        raise UsageError(f"{option} {path}: cannot be read ({error.strerror})") from None
+    return hasher.hexdigest()
+
+
+def _words(text: str | None) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",")) if text else ()
+
+
+def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> Any:
+    if value not in allowed:
+        raise UsageError(f"{option} {value!r}: expected {' or '.join(allowed)}")
+    return value

@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import duckdb
 import pyarrow as pa
-import xxhash
 
 from data_prep.keylists import key_chunks
 from data_prep.options import Options
@@ -127,18 +126,6 @@ def _register_keep(connection: duckdb.DuckDBPyConnection, keep: Path) -> None:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def hash_of(option: str, path: Path) -> str:
-    """xxh3-128 of a file that an option names. Raises UsageError where it cannot be read."""
-    hasher = xxhash.xxh3_128()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(2**20):
-                hasher.update(block)
-    except OSError as error:
-        raise UsageError(f"{option} {path}: cannot be read ({error.strerror})") from None
-    return hasher.hexdigest()
 
 
 def rows(connection: duckdb.DuckDBPyConnection, query: str) -> list[tuple]:
