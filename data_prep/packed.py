@@ -12,6 +12,7 @@ from data_prep.names import escape
 
 MAX_IMAGE_BYTES: Final = 512 * 2**20
 MAX_LABEL_BYTES: Final = 2**20  # of a .json: captions and the like may be in it
+MAX_CLASSES: Final = 10_000_000  # of numbers without a list
 MAX_NAME_CHARACTERS: Final = 1000
 JSON_KEYS: Final = ("label", "labels", "cls", "class_id")
 LabelForm = Literal["none", "number", "name"]

@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import xxhash
 
 from data_prep.audit.finding import Audit
-from data_prep.catalog.listing import key_of
 from data_prep.catalog.samples import CATALOGUE_NAME
 from data_prep.names import escape, unescape
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.images import ImageError, decode, read_header
 from pipeline.dataset.index import IndexRow
+from pipeline.dataset.keys import is_key, sample_key
 
 UNREADABLE = (WorkFailed, pa.ArrowException, OSError, ValueError, TypeError)  # by what a damaged file raises
 
@@ -118,9 +118,11 @@ def _compare(audit: Audit, said: Mapping[str, Any], truth: IndexRow, image: byte
 
 
 def _belongs(path: str, key: str) -> bool:
-    """Whether an escaped path is the one that a sample's key was taken from."""
+    """Whether an escaped path is the one that a sample's key was taken from: its hash, or a key that it ends with."""
+    last = path.rpartition("/")[2]
     try:
-        return escape(unescape(path)) == path and key_of(path) == key
+        name = unescape(path)
+        return escape(name) == path and (last if is_key(last) else sample_key(name)) == key
     except (UnicodeError, IndexError):
         return False
 
