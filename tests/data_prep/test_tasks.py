@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.data_prep.shards.test_limits import hungry, slow
 from tests.data_prep.test_kills import digests
 from tests.images import write_photo_folder
 from tests.runs import one_line, start, vitstream
@@ -97,3 +98,22 @@ def test_rejects_are_counted_over_all_tasks_at_the_end(photos, tmp_path):
     assert vitstream("finalize", out, "--max-rejects", "10%").returncode == 0
     rejects = [line for name in ("train", "val") for line in (out / name / "rejects.jsonl").read_text().splitlines()]
     assert len(rejects) == 100
+
+
+def test_an_image_that_takes_too_long_or_too_much_is_left_out_by_name(photos, tmp_path):
+    source = tmp_path / "photos"
+    shutil.copytree(photos, source)
+    (source / "class-00/slow.jpg").write_bytes(slow())
+    (source / "class-01/slow.jpg").write_bytes(slow())
+    (source / "class-02/hungry.png").write_bytes(hungry())
+    options = ("--size", "40", "--shard-size", "400kB", "--max-seconds", "1", "--max-pixels", "200000000")
+    for out, more in ((tmp_path / "one", ()), (tmp_path / "other", ("--workers", "1"))):
+        done = vitstream("shard", source, "--out", out, *options, *more)
+        assert done.returncode == 0, done.stderr
+    assert digests(tmp_path / "one") == digests(tmp_path / "other")
+    rejects = [json.loads(line) for line in (tmp_path / "one/rejects.jsonl").read_text().splitlines()]
+    assert {r["source"]: r["reason"] for r in rejects if "slow" in r["source"]} == {
+        "class-00/slow.jpg": "took longer than 1 s",
+        "class-01/slow.jpg": "took longer than 1 s",
+    }
+    assert vitstream("verify", tmp_path / "one").returncode == 0
