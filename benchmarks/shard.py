@@ -14,6 +14,7 @@ JSON line per contender, then a table.
 import argparse
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -21,73 +22,34 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
 from typing import Final
 
-import numpy as np
+from photos import listed, write_photos
 
 SIZE: Final = 256
 QUALITY: Final = 90
-CLASSES: Final = 10
 FEW: Final = 300  # of the run that measures the start; enough to start all workers
-DISTINCT: Final = 100  # photos; the rest are copies under other names
-KINDS: Final = {"small": (500, 375, 85, 5.0), "large": (2048, 1536, 90, 6.0)}  # width, height, JPEG quality, noise
 PEERS: Final = ("mosaicml-streaming==0.13.0", "litdata==0.2.76", "img2dataset==1.47.0", "simplejpeg>=1.8,<2")
 
 
-# Photos
-
-
-def photo(width: int, height: int, seed: int, noise: float) -> np.ndarray:
-    """Smooth random fields of four scales under sensor noise, uint8 [height, width, 3]: as hard to pack as a photo."""
-    import cv2
-
-    random = np.random.default_rng(seed)
-    image = np.full((height, width, 3), 128, np.float32)
-    for cells, contrast in ((4, 60), (16, 35), (64, 18), (200, 10)):
-        field = random.normal(0, 1, (max(2, height * cells // width), cells, 3)).astype(np.float32)
-        image += contrast * cv2.resize(field, (width, height), interpolation=cv2.INTER_CUBIC)
-    image += random.normal(0, noise, (height, width, 1)).astype(np.float32)
-    return np.clip(image, 0, 255).astype(np.uint8)
-
-
-@cache
-def encoded_photos(kind: str) -> list[bytes]:
-    """The distinct ones."""
-    import simplejpeg
-
-    width, height, quality, noise = KINDS[kind]
-    return [
-        simplejpeg.encode_jpeg(photo(width, height, seed, noise), quality, "RGB", "420") for seed in range(DISTINCT)
-    ]
-
-
-def write_photos(folder: Path, kind: str, count: int) -> None:
-    """folder/class-0/000000.jpg, ... and beside them .cls, for GNU tar; folder/files.txt names them for its -T."""
-    names = []
-    for number in range(count):
-        label = number % CLASSES
-        path = folder / f"class-{label}" / f"{number:06d}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded_photos(kind)[number % DISTINCT])
-        path.with_suffix(".cls").write_bytes(b"%d" % label)
-        names += [f"{path.parent.name}/{path.name}", f"{path.parent.name}/{path.stem}.cls"]
-    (folder / "files.txt").write_text("\n".join(names) + "\n")
-
-
-def listed(folder: Path) -> list[tuple[str, int]]:
-    """(path, label) of every photo."""
-    return [(str(path), int(path.parent.name.removeprefix("class-"))) for path in sorted(folder.glob("*/*.jpg"))]
-
-
-# Contenders: each takes the photos' folder, an output folder, and a number of processes
+# Each contender takes the photos' folder, an output folder, and a number of processes.
 
 
 def run_vitstream(photos: Path, out: Path, processes: int, *options: str) -> None:
     """The command line, as a user has it."""
-    command = [sys.executable, "-m", "pipeline.cli", "shard", str(photos), "--out", str(out / "data"), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline.cli",
+        "shard",
+        str(photos / "photos"),
+        "--out",
+        str(out / "data"),
+        "--json",
+    ]
     subprocess.run([*command, "--workers", str(processes), *options], check=True, stdout=subprocess.DEVNULL)
 
 
@@ -238,18 +200,20 @@ JOBS: Final = {"pack": PACKING, "resize": RESIZING}
 OF_PEERS: Final = ("MDSWriter", "litdata", "img2dataset")  # in an environment of their own
 
 
-def measure(python: str, job: str, name: str, photos: Path, scratch: Path, processes: int) -> float:
-    """Seconds of one contender's run over one folder, in a process of its own."""
+def measure(python: str, job: str, name: str, photos: Path, scratch: Path, processes: int) -> tuple[float, float, int]:
+    """One contender's run over one folder, in a process of its own: seconds, processor seconds, bytes written."""
     out = Path(tempfile.mkdtemp(prefix="out-", dir=scratch))
     command = [python, __file__, "--contender", job, name, str(photos), str(out), str(processes)]
     environment = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled", "TMPDIR": str(scratch)}
-    start = time.monotonic()
+    start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-    seconds = time.monotonic() - start
+    seconds, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    written = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     shutil.rmtree(out)
     if done.returncode:
         raise SystemExit(f"{name} failed:\n{done.stdout[-3000:]}")
-    return seconds
+    return seconds, cpu, written
 
 
 def compare(options: argparse.Namespace, job: str, kind: str, count: int, scratch: Path) -> Iterator[dict[str, object]]:
@@ -261,23 +225,25 @@ def compare(options: argparse.Namespace, job: str, kind: str, count: int, scratc
     names = [name for name in JOBS[job] if not options.only or name in options.only]
     if options.peers_venv is None:
         names = [name for name in names if name not in OF_PEERS]
-    seconds: dict[tuple[str, int], list[float]] = {}
+    runs: dict[tuple[str, int], list[tuple[float, float, int]]] = {}
     for _ in range(options.repeat):
         for name in names:
             python = str(options.peers_venv / "bin/python") if name in OF_PEERS else sys.executable
-            for number, folder in folders.items():
-                took = measure(python, job, name, folder, scratch, options.processes)
-                seconds.setdefault((name, number), []).append(took)
+            for number, folder in reversed(folders.items()):
+                run = measure(python, job, name, folder, scratch, options.processes)
+                runs.setdefault((name, number), []).append(run)
     for name in names:
-        whole, start = (statistics.median(seconds[name, number]) for number in folders)
+        whole, start = ([statistics.median(column) for column in zip(*runs[name, n], strict=True)] for n in folders)
         yield {
             "job": job,
             "photos": kind,
             "contender": name,
-            "images_per_s": round((count - FEW) / max(whole - start, 1e-9)),
-            "with_start": round(count / whole),
-            "start_s": round(start, 2),
-            "seconds": [round(value, 2) for value in seconds[name, count]],
+            "images_per_s": round((count - FEW) / max(whole[0] - start[0], 1e-9)),
+            "with_start": round(count / whole[0]),
+            "start_s": round(start[0], 2),
+            "cpu_us_per_image": round((whole[1] - start[1]) / (count - FEW) * 1e6),
+            "mb_written": round(whole[2] / 1e6, 1),
+            "seconds": [round(run[0], 2) for run in runs[name, count]],
         }
 
 
@@ -287,10 +253,14 @@ def table(results: list[dict[str, object]]) -> str:
     for job, kind in dict.fromkeys((row["job"], row["photos"]) for row in results):
         rows = [row for row in results if (row["job"], row["photos"]) == (job, kind)]
         ours = next((row["images_per_s"] for row in rows if str(row["contender"]).startswith("vitstream")), None)
-        lines += ["", f"{job}, {kind} photos: images/s (with start); vitstream's rate is so many times this one"]
+        lines += [
+            "",
+            f"{job}, {kind} photos: images/s (with start); processor time of an image; vitstream's rate over this one",
+        ]
         for row in rows:
             times = f"{ours / row['images_per_s']:6.2f}x" if ours else ""
-            lines.append(f"  {row['contender']:26} {row['images_per_s']:8,} ({row['with_start']:,}) {times}")
+            rate = f"{row['images_per_s']:8,} ({row['with_start']:,})"
+            lines.append(f"  {row['contender']:26} {rate:18} {row['cpu_us_per_image']:8,} us {times}")
     return "\n".join(lines)
 
 
