@@ -7,7 +7,7 @@ does not answer is WorkFailed, and the same command goes on later.
 import io
 import os
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import import_module
 from typing import Any, BinaryIO, Final, TypeVar
 
@@ -47,7 +47,7 @@ def list_folder(url: str) -> tuple[list[str], list[tuple[str, int]]]:
     by its bytes. Raises UsageError, WorkFailed."""
     if is_http(url):
         raise UsageError(f"{public(url)}: HTTP cannot list a folder; name a table of URLs, or tars")
-    folders, files = _usable(url, lambda: _list_once(url))
+    folders, files = _list_s3(url) if scheme_of(url) == "s3" else _usable(url, lambda: _list_once(url))
     return sorted(folders, key=os.fsencode), sorted(files, key=lambda file: os.fsencode(file[0]))
 
 
@@ -129,11 +129,26 @@ def _size_once(url: str) -> int:
     return int(info["size"])
 
 
+def _list_s3(url: str) -> tuple[list[str], list[tuple[str, int]]]:
+    """Page by page: one that fails is asked for again, not all of them."""
+    folders: list[str] = []
+    files: list[tuple[str, int]] = []
+    token: str | None = None
+    while True:
+        ask = partial(_run, "s3", "page", url, token, timeout=4 * Patience.ours().silence_s)
+        page = _usable(url, ask)
+        folders += page.folders
+        files += page.files
+        token = page.token
+        if token is None:
+            return folders, files
+
+
 def _list_once(url: str) -> tuple[list[str], list[tuple[str, int]]]:
     filesystem = _filesystem(url)
     root = filesystem._strip_protocol(url).rstrip("/")
     folders, files = [], []
-    for entry in filesystem.ls(url, detail=True, refresh=True):
+    for entry in filesystem.ls(url, detail=True, refresh=True):  # GCS
         name = entry["name"].removeprefix(root + "/")
         if not name or "/" in name or entry["name"] == root:  # the folder's own marker; a key with two slashes
             continue

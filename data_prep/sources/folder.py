@@ -25,17 +25,6 @@ SUFFIXES = (b".jpg", b".jpeg", b".png", b".webp", b".gif", b".tif", b".tiff", b"
 _TAKEN = "JPEG, PNG, WebP, GIF, TIFF or BMP"
 
 
-@dataclass(frozen=True, slots=True)
-class SourceImage:
-    """One listed file, as shards/images.py still wants it."""
-
-    key: str
-    path: str
-    source: int
-    label: int
-    bytes: int
-
-
 @dataclass(frozen=True)
 class FolderSource(Source):
     """A local folder. `root` is its absolute path, whose bytes may be any (surrogates)."""

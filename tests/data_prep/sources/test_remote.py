@@ -83,8 +83,6 @@ def test_a_folder_in_a_bucket_is_listed_as_one_on_disk(server, connect, tmp_path
     ("source", "expected"),
     [
         ("s3://bucket/photos/list.csv.gz", images()),
-        ("s3://bucket/photos/list.parquet", images()),
-        ("s3://bucket/hf/a.parquet", {f"a.parquet/{n}": b"image %d" % n for n in range(100)}),
         ("s3://bucket/hf", {f"a.parquet/{n}": b"image %d" % n for n in range(100)}),
         ("s3://bucket/tars", {f"a.tar/d/{n:04d}": b"image %d" % n for n in range(50)}),
         ("{http}/bucket/tars/a.tar?signature=secret", {f"a.tar/d/{n:04d}": b"image %d" % n for n in range(50)}),
@@ -99,6 +97,19 @@ def test_every_kind_of_source_through_a_flaky_network(server, connect, source, e
         found = read_all(opened(source.format(http=proxy)))
     assert found == expected
     assert flaky.done["fine"] > 0
+
+
+def test_a_page_of_a_listing_that_fails_is_asked_for_again_alone(server, connect):
+    fill(server, "large", {f"a/{n:04d}.jpg": b"" for n in range(1200)} | {"b/1.jpg": b"", "empty/": b""})
+    flaky = Flaky(server, rate=0.4, seed=2)
+    with flaky.running() as proxy:
+        connect(proxy, seconds=6)
+        found = rows(opened("s3://large"))
+    assert [row["path"] for row in found] == [*(f"a/{n:04d}.jpg" for n in range(1200)), "b/1.jpg"]
+    fill(server, "slashes", {"a/1.jpg": b"", "a//2.jpg": b""})
+    connect(server)
+    with pytest.raises(UsageError, match="s3://slashes/a: has keys with two slashes in a row"):
+        rows(opened("s3://slashes"))
 
 
 def test_many_reads_at_once_come_in_order_whatever_fails(server, connect):
