@@ -151,7 +151,7 @@ def _make(
         fsync_directory(out.parent)
     except OSError as error:
         shutil.rmtree(aside, ignore_errors=True)
-        where = escape(str(error.filename or out))
+        where = escape(str(error.filename or out).replace(str(aside), str(out)))
         raise WorkFailed(f"{where}: {error.strerror or error}; nothing was made, run the same command again") from None
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)

@@ -57,6 +57,7 @@ def adopt(
         StoppedResumable: SIGINT or SIGTERM.
     """
     start = monotonic()
+    parse_limit(max_rejects, 1, "--max-rejects")  # before hours of work
     given = find_shards(paths)
     names = given.classes if classes is None else read_class_list(classes)
     asked = _asked(given, names)

@@ -102,7 +102,10 @@ class Manifest:
         return hashlib.sha256(canonical_json(body)).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        """The content of dataset.json, with the `wids` keys by which other readers open it."""
+        """The content of dataset.json, with the `wids` keys by which other readers open it where they can.
+
+        They read tars, and every sample of them.
+        """
         body: dict[str, Any] = {
             "version": FORMAT_VERSION,
             "samples": self.samples,
@@ -113,10 +116,10 @@ class Manifest:
             "asked": self.asked,
             "shards": [asdict(shard) for shard in self.shards],
             "files": [asdict(file) for file in self.files],
-            "__kind__": "wids-shard-index-v1",
-            "wids_version": 1,
-            "shardlist": [{"url": f"shards/{s.name}", "nsamples": s.samples, "filesize": s.bytes} for s in self.shards],
         }
+        if self.container != "mds" and not self.partial:
+            shards = [{"url": f"shards/{s.name}", "nsamples": s.samples, "filesize": s.bytes} for s in self.shards]
+            body |= {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": shards}
         return body | {"xxh3": xxhash.xxh3_64_hexdigest(canonical_json(body))}
 
 

@@ -46,6 +46,9 @@ def test_other_readers_find_the_keys_they_look_for(tmp_path):
     body = json.loads((tmp_path / "dataset.json").read_text())
     assert body["__kind__"] == "wids-shard-index-v1" and body["wids_version"] == 1
     assert body["shardlist"][1] == {"url": "shards/shard-000002.tar", "nsamples": 2, "filesize": 20480}
+    for other in ({"partial": True}, {"container": "mds"}):  # they would read too much, or nothing
+        assert "shardlist" not in replace(MANIFEST, **other).to_json()
+    assert "shardlist" in replace(MANIFEST, container="tar").to_json()
 
 
 def test_the_fingerprint_is_that_of_the_data():

@@ -107,6 +107,14 @@ def test_views_of_it_work_too(dataset, tmp_path):
     assert verify(tmp_path / "view", workers=1).findings == ()
 
 
+def test_samples_have_the_keys_that_shard_gives_them(tars, dataset, tmp_path):
+    done = vitstream("shard", *tars, "--out", tmp_path / "data", "--as-is", "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    columns = ["key", "path", "labels", "hash"]
+    tables = [pq.read_table(path / "samples.parquet", columns=columns) for path in (dataset, tmp_path / "data")]
+    assert tables[0].sort_by("key").equals(tables[1].sort_by("key"))
+
+
 def test_again_is_nothing_and_other_tars_are_refused(tars, dataset):
     before = {path: path.lstat().st_mtime_ns for path in dataset.rglob("*")}
     assert index(*tars, out=dataset).was_complete
@@ -234,6 +242,8 @@ def test_what_is_refused_is_one_line(tmp_path, tars):
         index(tars[0], Path(twin), out=tmp_path / "a")
     with pytest.raises(UsageError, match="not empty"):
         index(tars[0], out=tmp_path)
+    with pytest.raises(UsageError, match="--max-rejects 'few'"):
+        index(tars[0], out=tmp_path / "a", max_rejects="few")
     assert not (tmp_path / "a").exists()
     (tmp_path / "empty.tar").write_bytes(bytes(10240))
     with pytest.raises(WorkFailed, match="no images in it"):
