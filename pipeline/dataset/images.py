@@ -19,7 +19,7 @@ import simplejpeg
 from PIL import Image
 
 from pipeline.dataset.colour import is_srgb, lab_to_srgb, to_srgb
-from pipeline.dataset.jpeg import read_markers
+from pipeline.dataset.jpeg import read_markers, with_whole_scan
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked first, with a reason that can be written down
 warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged EXIF: nothing that the user of a million images can use
@@ -80,7 +80,7 @@ def decode(data: bytes, header: ImageHeader, min_width: int = 0, min_height: int
         min_width, min_height = min_height, min_width
     grey = header.grey and header.profile is not None
     try:
-        pixels = simplejpeg.decode_jpeg(data, "GRAY" if grey else "RGB", min_height=min_height, min_width=min_width)
+        pixels = _turbo_decode(data, "GRAY" if grey else "RGB", min_width, min_height)
         if header.profile is not None:
             pixels = np.asarray(to_srgb(Image.fromarray(pixels[..., 0] if grey else pixels), header.profile))
         return upright(pixels, header.orientation)
@@ -154,6 +154,16 @@ def _orientation(image: Image.Image, data: bytes) -> int:
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageError(f"too large: {width} x {height} pixels, the limit is {max_pixels:,} in all")
+
+
+def _turbo_decode(data: bytes, colours: str, min_width: int, min_height: int) -> np.ndarray:
+    try:
+        return simplejpeg.decode_jpeg(data, colours, min_height=min_height, min_width=min_width)
+    except ValueError as error:  # strict: the first thing that is odd, and this one may hide worse
+        mended = with_whole_scan(data) if "Invalid SOS parameters" in str(error) else None
+        if mended is None:
+            raise
+    return simplejpeg.decode_jpeg(mended, colours, min_height=min_height, min_width=min_width)
 
 
 def _pillow_decode(data: bytes, orientation: int) -> np.ndarray:

@@ -13,6 +13,7 @@ _BASELINE: Final = 0xC0
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # tables and a reserved one lie between them
 _ALONE: Final = frozenset(range(0xD0, 0xD9)) | {_TEM}  # no length, no content
 _EXIF, _PROFILE, _MORE_PICTURES = b"Exif\0\0", b"ICC_PROFILE\0", b"MPF\0"
+_WHOLE_BLOCK: Final = b"\x00\x3f\x00"  # of a scan: its coefficients, first to last, and all their bits
 _ORIENTATION: Final = 0x0112
 _SHORT: Final = 3  # of EXIF's types
 _marker_and_length: Final = struct.Struct(">BBH").unpack_from
@@ -22,7 +23,7 @@ _marker_and_length: Final = struct.Struct(">BBH").unpack_from
 class JpegMarkers:
     """What stands before the picture's first line."""
 
-    baseline: bool  # sequential, Huffman, 8 bits: what every decoder takes, in hardware too
+    baseline: bool  # sequential, Huffman, 8 bits, by the book: what every decoder takes, in hardware too
     orientation: int  # EXIF, 1..8
     profile: bytes | None  # ICC
     more_pictures: bool  # CIPA DC-007: others follow behind this one
@@ -43,6 +44,7 @@ def read_markers(data: bytes) -> JpegMarkers:
             position += 2
             continue
         if marker in (_SOS, _EOI) or length < 2:
+            baseline = baseline and data[position + length - 1 : position + length + 2] == _WHOLE_BLOCK
             break
         start, position = position + 4, position + 2 + length
         if marker == _APP1 and orientation is None and data.startswith(_EXIF, start):
@@ -54,6 +56,23 @@ def read_markers(data: bytes) -> JpegMarkers:
         elif marker in _FRAMES:
             baseline = marker == _BASELINE
     return JpegMarkers(baseline, orientation or 1, _join(chunks) if chunks else None, more)
+
+
+def with_whole_scan(data: bytes) -> bytes | None:
+    """A baseline JPEG whose first scan says that it holds only some of the coefficients, put right.
+
+    That cannot be, and every viewer passes over it; some cameras write it. None where it is not so.
+    """
+    position = 2
+    while position + 4 <= len(data):
+        prefix, marker, length = _marker_and_length(data, position)
+        if prefix != 0xFF or length < 2 or marker in _FRAMES - {_BASELINE}:
+            return None
+        if marker == _SOS:
+            end = position + 2 + length
+            return data[: end - 3] + _WHOLE_BLOCK + data[end:] if data[end - 3 : end] != _WHOLE_BLOCK else None
+        position += 2 + length
+    return None
 
 
 def exif_orientation(exif: bytes) -> int:

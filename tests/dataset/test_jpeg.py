@@ -4,11 +4,13 @@ import io
 import struct
 
 import pytest
+import simplejpeg
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.dataset.jpeg import exif_orientation, read_markers
+from pipeline.dataset.images import ImageError, decode, read_header
+from pipeline.dataset.jpeg import exif_orientation, read_markers, with_whole_scan
 from tests.images import photo
 
 pytestmark = pytest.mark.fast
@@ -84,3 +86,32 @@ def test_kinds():
     assert read_markers(with_segments(segment(0xE2, b"MPF\0" + bytes(20)))).more_pictures
     assert not read_markers(saved()).more_pictures
     assert read_markers(with_segments(b"\xff\xff\xff\x01")).baseline  # fill bytes, a marker of no content
+
+
+def odd_scan() -> bytes:
+    """What some cameras write: a baseline scan that says it holds nothing but the mean of every block."""
+    data = saved(quality=95)
+    end = data.index(b"\xff\xda") + 2
+    end += int.from_bytes(data[end : end + 2], "big")
+    assert data[end - 3 : end] == b"\x00\x3f\x00"
+    return data[: end - 3] + b"\x00\x00\x00" + data[end:]
+
+
+def test_an_odd_scan_is_decoded_but_not_by_the_book():
+    data = odd_scan()
+    with pytest.raises(ValueError, match="Invalid SOS parameters"):
+        simplejpeg.decode_jpeg(data)
+    assert with_whole_scan(data) == saved(quality=95) and with_whole_scan(saved()) is None
+    assert not read_header(data).plain and read_header(saved()).plain
+    assert (decode(data, read_header(data)) == decode(saved(quality=95), read_header(saved()))).all()
+
+
+def test_an_odd_scan_hides_no_damage():
+    data = odd_scan()
+    with pytest.raises(ImageError, match="corrupt or truncated"):
+        decode(data[: len(data) // 2], read_header(data))
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_have_a_scan_to_mend(data):
+    assert with_whole_scan(b"\xff\xd8" + data) is None or b"\xff\xda" in data

@@ -12,7 +12,7 @@ from pipeline.dataset.images import ImageError
 from tests.formats import deep_png, deep_tiff, tiled_tiff
 from tests.images import photo
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.filterwarnings(r"ignore:.*:UserWarning:PIL")]
 
 WIDTH, HEIGHT = 96, 64
 RGB = photo(WIDTH, HEIGHT, seed=3)
