@@ -38,14 +38,6 @@ class Corpus:
         """Their names."""
         return pa.array(self.manifest.classes, pa.string())
 
-    def index(self, shard: Shard) -> ShardIndex:
-        """Where the shard's images lie. Raises WorkFailed where it is not what the manifest says."""
-        index = ShardIndex(self.folder / "shards" / shard.index_name)
-        if len(index) != shard.samples:
-            wrong = f"{shard.index_name} lists {len(index):,} images, the manifest {shard.samples:,}"
-            raise WorkFailed(f"{self.folder}: {wrong}; see: vitstream verify {self.folder}")
-        return index
-
     def rows(self, images: np.ndarray) -> Iterator[tuple[Shard, pa.Table]]:
         """For the shards of these images, int64 [n] ascending: what the index says of them. Raises WorkFailed."""
         starts = self.manifest.starts
@@ -53,7 +45,7 @@ class Corpus:
         for number, shard in enumerate(self.manifest.shards):
             mine = images[bounds[number] : bounds[number + 1]]
             if len(mine):
-                yield shard, self.index(shard).take(mine - starts[number])
+                yield shard, open_index(self.folder, shard).take(mine - starts[number])
 
     def labels(self, images: np.ndarray) -> pa.Array:
         """list<string> [n]: the class names of these images, int64 [n] ascending. Raises WorkFailed."""
@@ -67,3 +59,12 @@ class Corpus:
             message = f"{self.folder}: an index has labels that are no classes; see: vitstream verify {self.folder}"
             raise WorkFailed(message) from None
         return pa.ListArray.from_arrays(found.offsets, names)
+
+
+def open_index(folder: Path, shard: Shard) -> ShardIndex:
+    """Where the shard's images lie. Raises WorkFailed where it is not what the manifest says."""
+    index = ShardIndex(folder / "shards" / shard.index_name)
+    if len(index) != shard.samples:
+        wrong = f"{shard.index_name} lists {len(index):,} images, the manifest {shard.samples:,}"
+        raise WorkFailed(f"{folder}: {wrong}; see: vitstream verify {folder}")
+    return index

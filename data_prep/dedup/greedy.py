@@ -1,10 +1,11 @@
 """Which of many hashes stay: from the best down, each that is not near one that stays already.
 
-Near is no equivalence: a may be near b and b near c, and a far from c. Were groups made of all that hangs together, long
-chains would glue different pictures. Here what goes is always within the distance of something that stays, and no two
-that stay are within it; the result depends on the order of quality alone.
+Near is no equivalence: a may be near b and b near c, and a far from c. Were groups made of all that hangs together,
+long chains would glue different pictures. Here what goes is always within the distance of something that stays, and no
+two that stay are within it; the result depends on the order of quality alone.
 """
 
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -74,11 +75,11 @@ def _better(hashes: np.ndarray, distance: int, held: int) -> tuple[_Links, tuple
 
 def _in_order(count: int, better: np.ndarray, worse: np.ndarray) -> np.ndarray:
     """bool [count]: the pass from the best down."""
-    order = np.argsort(worse, kind="stable")
+    order = np.argsort(worse)
     better, worse = better[order], worse[order]
-    starts = np.flatnonzero(np.concatenate([[True], worse[1:] != worse[:-1]])) if len(worse) else worse
+    edges = np.flatnonzero(np.concatenate([[True], worse[1:] != worse[:-1], [True]])) if len(worse) else worse
     stays = np.ones(count, bool)
-    for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(worse)], strict=False):
+    for start, stop in pairwise(edges.tolist()):
         if stays[better[start:stop]].any():
             stays[worse[start]] = False
     return stays

@@ -14,7 +14,7 @@ Memory: beside the hashes, one part of one table (PART_ROWS rows, some 40 bytes 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from math import comb, log2
 from typing import Final
 
@@ -116,7 +116,7 @@ def _tables(asked: int, held: int, distance: int) -> Iterator[_Table]:
     """A table for each choice of k - t of k blocks, in lexicographic order."""
     k = blocks_for(asked, held, distance)
     edges = [BITS * block // k for block in range(k + 1)]
-    masks = [(1 << stop) - (1 << start) for start, stop in zip(edges, edges[1:], strict=False)]
+    masks = [(1 << stop) - (1 << start) for start, stop in pairwise(edges)]
     for chosen in combinations(range(k), k - distance):
         passed = [block for block in range(chosen[-1]) if block not in chosen]
         yield _Table(np.uint64(sum(masks[b] for b in chosen)), tuple(np.uint64(masks[b]) for b in passed))

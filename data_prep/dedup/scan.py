@@ -8,13 +8,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.dedup.corpus import Corpus
+from data_prep.dedup.corpus import Corpus, open_index
 from data_prep.dedup.hashes import SCHEMA, VERSION, Hashes, as_table, from_tables, hash_image, one_thread
 from data_prep.keylists import pack
 from data_prep.workers import Advance, WorkerDied, Workers
 from pipeline.dataset.containers import Unreadable, open_shard
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.files import atomic_file
+from pipeline.dataset.manifest import Container, Shard
 
 _STAMP = b"vitstream.dedup"
 
@@ -23,26 +24,30 @@ _STAMP = b"vitstream.dedup"
 class ScanTask:
     """One shard of a dataset."""
 
-    corpus: Corpus
-    number: int  # of the shard
+    folder: Path
+    container: Container
+    shard: Shard
+    max_pixels: int
     exact_only: bool
     part: Path
-
-    def __hash__(self) -> int:
-        return hash(self.part)
 
     @property
     def stamp(self) -> bytes:
         """What a part has to be of: this very shard, these very images in it, these hashes."""
-        shard = self.corpus.manifest.shards[self.number]
-        what = [VERSION, self.exact_only, shard.xxh3, shard.key_sum, shard.samples, self.corpus.max_pixels]
-        return json.dumps(what).encode()
+        shard = self.shard
+        return json.dumps(
+            [VERSION, self.exact_only, shard.xxh3, shard.key_sum, shard.samples, self.max_pixels]
+        ).encode()
 
 
 def tasks_of(corpus: Corpus, exact_only: bool, folder: Path) -> list[ScanTask]:
     """A task per shard, whose parts lie in `folder`."""
-    shards = range(len(corpus.manifest.shards))
-    return [ScanTask(corpus, number, exact_only, folder / f"{number:06d}.parquet") for number in shards]
+    manifest, max_pixels = corpus.manifest, corpus.max_pixels
+    parts = (folder / f"{number:06d}.parquet" for number in range(len(manifest.shards)))
+    return [
+        ScanTask(corpus.folder, manifest.container, shard, max_pixels, exact_only, part)
+        for shard, part in zip(manifest.shards, parts, strict=True)
+    ]
 
 
 def is_done(task: ScanTask) -> bool:
@@ -59,9 +64,8 @@ def scan(tasks: list[ScanTask], pool: Workers, advance: Advance) -> None:
     """Makes the parts. Raises WorkFailed, OSError."""
 
     def crashed(task: ScanTask, death: WorkerDied) -> Any:
-        shard = task.corpus.manifest.shards[task.number].name
-        advice = f"see: vitstream verify {task.corpus.folder}"
-        raise WorkFailed(f"{task.corpus.folder}: a worker process that read {shard} {death.how}; {advice}")
+        advice = f"see: vitstream verify {task.folder}"
+        raise WorkFailed(f"{task.folder}: a worker process that read {task.shard.name} {death.how}; {advice}")
 
     for _ in pool.run(_hash_shard, tasks, advance, crashed):
         pass
@@ -82,19 +86,18 @@ def read_parts(tasks: list[ScanTask]) -> Hashes:
 def _hash_shard(task: ScanTask, advance: Advance) -> None:
     """In a worker. Raises WorkFailed where an image is not where its index says."""
     one_thread()
-    corpus, shard = task.corpus, task.corpus.manifest.shards[task.number]
-    index = corpus.index(shard)
+    index = open_index(task.folder, task.shard)
     found = []
-    file = open_shard(corpus.manifest.container, corpus.folder / "shards" / shard.name)
+    file = open_shard(task.container, task.folder / "shards" / task.shard.name)
     try:
         for position in range(len(index)):
             row = index.row(position)
             data = file.read(row).data
-            found.append(hash_image(data, corpus.max_pixels, task.exact_only))
+            found.append(hash_image(data, task.max_pixels, task.exact_only))
             advance(1)
     except Unreadable as error:
-        message = f"{corpus.folder}: {shard.name}: image {row.key}: {error}; see: vitstream verify {corpus.folder}"
-        raise WorkFailed(message) from None
+        where = f"{task.folder}: {task.shard.name}: image {row.key}"
+        raise WorkFailed(f"{where}: {error}; see: vitstream verify {task.folder}") from None
     finally:
         file.close()
     table = as_table(pack(pa.array(index.keys(), pa.string())), found)

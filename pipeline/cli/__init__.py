@@ -9,7 +9,7 @@ import sys
 import typer
 
 from data_prep.names import one_line
-from pipeline.cli import convert, finalize, index, inspect, order, shard, submit, train, verify, view
+from pipeline.cli import convert, dedup, finalize, index, inspect, order, shard, submit, train, verify, view
 from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ VERBS = (
     index,
     verify,
     inspect,
+    dedup,
     view,
     convert,
     order,
