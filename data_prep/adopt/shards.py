@@ -9,7 +9,7 @@ from data_prep.mds.reader import is_mds, read_classes, read_index
 from data_prep.names import escape
 from data_prep.tars import compression
 from pipeline.dataset.errors import UsageError
-from pipeline.dataset.manifest import Container, Shard
+from pipeline.dataset.manifest import MANIFEST_NAME, Container, Shard
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,8 @@ def _mds(folder: Path) -> Given:
 
 
 def _tars(folder: Path) -> list[Path]:
+    if (folder / MANIFEST_NAME).exists():
+        raise UsageError(f"{folder}: is a dataset already; use it as it is")
     tars = sorted(folder.glob("*.tar"), key=os.fsencode)
     if not tars:
         raise UsageError(f"{folder}: neither *.tar nor the index.json of an MDS folder in it")

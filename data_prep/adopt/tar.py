@@ -32,7 +32,7 @@ IMAGE_SUFFIXES: Final = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tif
 LABEL_SUFFIXES: Final = ("cls", "json")  # in this order: where there are both, the .json is about something else
 
 
-@dataclass
+@dataclass(slots=True)
 class _Group:
     """The members of one sample that matter."""
 

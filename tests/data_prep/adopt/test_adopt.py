@@ -234,6 +234,10 @@ def test_what_is_refused_is_one_line(tmp_path, tars):
         index(tmp_path / "none.tar", out=tmp_path / "a")
     with pytest.raises(UsageError, match="neither"):
         index(tmp_path, out=tmp_path / "a")
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset/dataset.json").touch()
+    with pytest.raises(UsageError, match="is a dataset already"):
+        index(tmp_path / "dataset", out=tmp_path / "a")
     with pytest.raises(UsageError, match="not on this machine"):
         index(Path("s3://bucket/x.tar"), out=tmp_path / "a")
     (tmp_path / "d").mkdir()

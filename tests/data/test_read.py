@@ -1,0 +1,87 @@
+"""Reading one sample of each kind of shard: what is there, or a hole that says why not."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.data.read import DatasetReader, Hole, Sample
+from pipeline.dataset.containers import TarFile, Unreadable, WebDatasetFile, parse_header
+from pipeline.dataset.index import IndexRow, write_index
+from pipeline.dataset.keys import own_key
+from pipeline.dataset.manifest import Manifest, Shard
+from tests.data_prep.adopt.tars import photo, write_tar
+from tests.datasets import make_dataset
+
+pytestmark = pytest.mark.fast
+
+KEY = "0123456789abcdef01234567"
+
+
+def test_labels_are_read_from_our_own_tars(tmp_path: Path) -> None:
+    """A .cls, or a .json that goes on over more than one block."""
+    many = tuple(range(1000, 1200))
+    body = b'{"labels": [%s]}' % b", ".join(b"%d" % label for label in many)
+    for labels, name, data in (
+        ((7,), "cls", b"7"),
+        ((7,), "json", b'{"labels": [7]}'),
+        ((), "json", b'{"labels": []}'),
+        (many, "json", body),
+    ):
+        path = write_tar(tmp_path / "x.tar", [(f"{KEY}.jpg", photo()), (f"{KEY}.{name}", data)])
+        file = WebDatasetFile(path)
+        row = IndexRow(KEY, 512, len(photo()), labels, 32, 24)
+        assert file.read(row).labels == labels and file.read(row).data == photo()
+        with pytest.raises(Unreadable, match=r"the shard says label .*, its index 9"):
+            file.read(replace(row, labels=(9,)))
+        file.close()
+
+
+def test_training_takes_one_label(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    path = write_tar(tmp_path / "shards/x.tar", [("a.jpg", photo()), ("b.jpg", photo())])
+    size = len(photo())
+    second = 512 + -(-size // 512) * 512 + 512
+    rows = [
+        IndexRow(own_key("x.tar", "a"), 512, size, (1,), 32, 24),
+        IndexRow(own_key("x.tar", "b"), second, size, (0, 1), 32, 24),
+    ]
+    write_index(tmp_path / "shards/x.arrow", rows)
+    shard = Shard("x.tar", 2, path.stat().st_size, "0" * 16, "0" * 16)
+    reader = DatasetReader(tmp_path, Manifest(("a", "b"), "multi", (shard,), container="tar"))
+    one, two = reader.read(0), reader.read(1)
+    assert isinstance(one, Sample) and (one.label, one.data) == (1, photo())
+    assert isinstance(two, Hole) and two.cause == "has 2 labels; one is needed"
+
+
+def test_headers_of_all_formats() -> None:
+    block = bytearray(512)
+    block[:5], block[124:136] = b"a.jpg", b"00000000123\0"
+    assert parse_header(bytes(block)) == ("a.jpg", 0o123)  # V7
+    block[345:350] = b"where"
+    block[257:265] = b"ustar\00000"
+    assert parse_header(bytes(block)) == ("where/a.jpg", 0o123)
+    block[257:265] = b"ustar  \0"  # GNU keeps other things there
+    assert parse_header(bytes(block)) == ("a.jpg", 0o123)
+    block[124:136] = b"\x80" + bytes(10) + b"\1"  # GNU's base 256, for what is larger than any image
+    assert parse_header(bytes(block)) == ("", -1)
+    assert parse_header(b"") == ("", 0)
+
+
+def test_a_row_before_the_first_header(tmp_path: Path) -> None:
+    file = TarFile(write_tar(tmp_path / "x.tar", [("a.jpg", photo())]))
+    with pytest.raises(Unreadable, match="another member"):
+        file.read(IndexRow(own_key("x.tar", "a"), 100, 10, (), 1, 1))
+    with pytest.raises(Unreadable, match="bytes too early"):
+        file.read(IndexRow(own_key("x.tar", "a"), 512, 10**6, (), 1, 1))
+    file.close()
+
+
+def test_files_are_closed_when_there_are_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.data.read.MAX_OPEN_SHARDS", 2)
+    manifest = make_dataset(tmp_path, 12, shards=6, size=(16, 16))
+    reader = DatasetReader(tmp_path, manifest)
+    for _ in range(2):
+        assert all(isinstance(reader.read(number), Sample) for number in range(12))
+    open_files = [path for path in Path("/proc/self/fd").iterdir() if str(tmp_path) in str(path.resolve())]
+    assert len([path for path in open_files if path.resolve().suffix == ".tar"]) == 2
