@@ -4,12 +4,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from data_prep.mds.reader import is_mds, read_classes, read_index
-from data_prep.names import escape
+from data_prep.names import escape, one_line
 from data_prep.tars import compression
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.manifest import MANIFEST_NAME, Container, Shard
+
+MAX_NAME_BYTES: Final = 200  # a name of ours grows by a suffix, and while it is written by another
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,9 @@ def _size(path: Path) -> int:
 def _check_names(named: Sequence[tuple[str, Path]]) -> None:
     seen: dict[str, Path] = {}
     for name, path in named:
+        if one_line(name) != name or len(os.fsencode(name)) > MAX_NAME_BYTES:
+            why = "is too long" if one_line(name) == name else "holds a line break, a control character or no UTF-8"
+            raise UsageError(f"{path}: its name {why}; rename it, or give a link to it")
         for file in (name, Shard(name, 0, 0, "", "").index_name):
             if file in seen:
                 both = f"{seen[file]} and {path}: both would be {escape(file)} in the dataset"

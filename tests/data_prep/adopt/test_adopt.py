@@ -232,8 +232,12 @@ def test_what_is_refused_is_one_line(tmp_path, tars):
     one_line(vitstream("index", tmp_path / "x.tar.gz", "--out", tmp_path / "a"), "x.tar.gz: compressed (gzip)", "shard")
     with pytest.raises(UsageError, match="no such file"):
         index(tmp_path / "none.tar", out=tmp_path / "a")
+    (tmp_path / "bare").mkdir()
     with pytest.raises(UsageError, match="neither"):
-        index(tmp_path, out=tmp_path / "a")
+        index(tmp_path / "bare", out=tmp_path / "a")
+    for name, why in ((b"\xff.tar", "no UTF-8"), (b"a\n.tar", "line break"), (b"n" * 220 + b".tar", "too long")):
+        with pytest.raises(UsageError, match=f"its name .*{why}"):
+            index(Path(shutil.copy(tars[0], tmp_path / os.fsdecode(name))), out=tmp_path / "a")
     (tmp_path / "dataset").mkdir()
     (tmp_path / "dataset/dataset.json").touch()
     with pytest.raises(UsageError, match="is a dataset already"):
