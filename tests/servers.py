@@ -21,7 +21,7 @@ _HOP_BY_HOP = ("connection", "transfer-encoding", "content-length", "date", "ser
 
 @contextmanager
 def s3_server() -> Iterator[str]:
-    """The URL of an empty S3; its one account is `environment`'s."""
+    """The URL of an S3; its account is that of `environment`. Within a process all have the same buckets."""
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

@@ -51,11 +51,11 @@ def server(photos):
     buffer = io.BytesIO()
     pq.write_table(listed, buffer)
     with s3_server() as endpoint:
-        fill(endpoint, "bucket", objects | {"photos/list.parquet": buffer.getvalue()})
+        fill(endpoint, "album", objects | {"photos/list.parquet": buffer.getvalue()})
         yield endpoint
 
 
-@pytest.mark.parametrize("source", ["s3://bucket/photos", "s3://bucket/photos/list.parquet"])
+@pytest.mark.parametrize("source", ["s3://album/photos", "s3://album/photos/list.parquet"])
 def test_a_flaky_bucket_gives_the_same_shards(photos, server, tmp_path, source):
     flaky = Flaky(server, rate=0.1, seed=5)
     with flaky.running() as proxy:
@@ -68,7 +68,7 @@ def test_a_flaky_bucket_gives_the_same_shards(photos, server, tmp_path, source):
 
 
 def test_a_bucket_that_dies_is_one_line_and_the_same_command_goes_on(photos, server, tmp_path):
-    source = ("s3://bucket/photos", "--out", tmp_path / "data")
+    source = ("s3://album/photos", "--out", tmp_path / "data")
     assert shard(*source, "--stop-after", "plan", endpoint=server).returncode == 0
     with dead_server() as dead:
         done = shard(*source, "--task", "0/1", endpoint=dead, seconds="1")
