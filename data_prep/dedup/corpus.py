@@ -11,7 +11,7 @@ import pyarrow as pa
 from data_prep.names import escape
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.images import MAX_PIXELS
-from pipeline.dataset.index import ShardIndex
+from pipeline.dataset.index import SCHEMA, ShardIndex
 from pipeline.dataset.manifest import Manifest, Shard
 
 
@@ -47,18 +47,23 @@ class Corpus:
             if len(mine):
                 yield shard, open_index(self.folder, shard).take(mine - starts[number])
 
-    def labels(self, images: np.ndarray) -> pa.Array:
-        """list<string> [n]: the class names of these images, int64 [n] ascending. Raises WorkFailed."""
-        lists = [table["labels"].combine_chunks() for _, table in self.rows(images)]
-        if not lists:
-            return pa.array([], pa.list_(pa.string()))
-        found = pa.concat_arrays(lists)
+    def keys_and_labels(self, images: np.ndarray) -> tuple[pa.Array, pa.Array]:
+        """string [n] and list<string> [n]: keys and class names of these images, int64 [n], in any order.
+
+        Raises:
+            WorkFailed: an index is damaged.
+        """
+        different, place = np.unique(images, return_inverse=True)
+        empty = SCHEMA.empty_table()
+        rows = pa.concat_tables([empty, *(table for _, table in self.rows(different))]).combine_chunks()
+        rows = rows.take(pa.array(place)).combine_chunks()
+        keys, labels = (pa.concat_arrays(rows[name].chunks or [empty[name].chunk(0)]) for name in ("key", "labels"))
         try:
-            names = self.classes.take(found.flatten())
+            names = self.classes.take(labels.flatten())
         except pa.ArrowIndexError:
             message = f"{self.folder}: an index has labels that are no classes; see: vitstream verify {self.folder}"
             raise WorkFailed(message) from None
-        return pa.ListArray.from_arrays(found.offsets, names)
+        return keys, pa.ListArray.from_arrays(labels.offsets, names)
 
 
 def open_index(folder: Path, shard: Shard) -> ShardIndex:

@@ -114,10 +114,10 @@ def _publish(
     corpus, mine = corpora[-1], hashes[-1]
     selection = select(mine, hashes[:-1], distance)
     found = [
-        Found(other.name, corpus, mine, other, its, matches)
-        for other, its, matches in zip(corpora[:-1], hashes[:-1], selection.against, strict=True)
+        Found(other.name, corpus, other, matches)
+        for other, matches in zip(corpora[:-1], selection.against, strict=True)
     ]
-    found.append(Found("", corpus, mine, corpus, mine, selection.within))
+    found.append(Found("", corpus, corpus, selection.within))
     for name in (PAIRS_NAME, REPORT_NAME, PAGE_NAME, KEEP_NAME):
         remove_abandoned(out / name)
     conflicts = write_pairs(out / PAIRS_NAME, found)

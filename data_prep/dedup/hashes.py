@@ -1,4 +1,4 @@
-"""What is compared of images, as columns: 61 bytes each, so that those of a large corpus fit in memory.
+"""What is compared of images, as columns: 49 bytes each, so that those of a large corpus fit in memory.
 
 Equal bytes: xxh3-64 of the encoded image, and its size. Equal pixels: xxh3-128 of the decoded ones and their shape.
 Near: the 64 bits of pattern.py.
@@ -14,20 +14,19 @@ import pyarrow as pa
 import xxhash
 
 from data_prep.dedup.pattern import pattern_hash
-from data_prep.keylists import PACKED
 from pipeline.dataset.images import ImageError, decode, read_header
-from pipeline.dataset.keys import KEY_DIGITS
+from pipeline.dataset.keys import key_hash
 
 VERSION: Final = 1  # of the hashes: parts of another are made again
 HASHED, FLAT, UNREADABLE, UNHASHED = range(4)  # why there is a pattern, or none: flat, no pixels, not asked for
 SCHEMA: Final = pa.schema(
     [
-        pa.field("key", pa.binary(KEY_DIGITS // 2)),
+        pa.field("key", pa.uint64()),
         pa.field("bytes", pa.uint64()),
         pa.field("size", pa.uint32()),
         pa.field("pixels_high", pa.uint64()),
         pa.field("pixels_low", pa.uint64()),
-        pa.field("area", pa.uint64()),
+        pa.field("area", pa.uint32()),
         pa.field("pattern", pa.uint64()),
         pa.field("state", pa.uint8()),
     ]
@@ -49,7 +48,7 @@ class ImageHash:
 
 @dataclass(frozen=True)
 class Hashes:
-    """Those of n images: `key` PACKED [n], and the columns of ImageHash, each [n]."""
+    """Those of n images, each column [n]. `key`: its hash, for the order of images of equal quality."""
 
     key: np.ndarray
     bytes: np.ndarray
@@ -68,8 +67,9 @@ class Hashes:
         return Hashes(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     def by_quality(self) -> np.ndarray:
-        """int64 [n]: image numbers, the best first: more pixels, then more bytes, then the lower key."""
-        return np.lexsort((self.key, ~self.size, ~self.area))
+        """int64 [n]: image numbers, the best first: more pixels, then more bytes, then the key of lower hash."""
+        worse = ~(self.area.astype(np.uint64) << np.uint64(32) | self.size)
+        return np.lexsort((self.key, worse))
 
 
 def hash_image(data: bytes, max_pixels: int, exact_only: bool) -> ImageHash:
@@ -89,20 +89,16 @@ def hash_image(data: bytes, max_pixels: int, exact_only: bool) -> ImageHash:
     return ImageHash(digest, size, *exact, area=height * width, pattern=pattern or 0, state=state)
 
 
-def as_table(keys: np.ndarray, hashes: Sequence[ImageHash]) -> pa.Table:
-    """Keys, PACKED [n], and what was found, as a table of SCHEMA."""
+def as_table(keys: Sequence[str], hashes: Sequence[ImageHash]) -> pa.Table:
+    """Keys and what was found, as a table of SCHEMA."""
     columns = {name: [getattr(one, name) for one in hashes] for name in SCHEMA.names if name != "key"}
-    width = PACKED.itemsize
-    columns["key"] = pa.Array.from_buffers(pa.binary(width), len(keys), [None, pa.py_buffer(keys.tobytes())])
-    return pa.table(columns, schema=SCHEMA)
+    return pa.table({"key": [key_hash(key) for key in keys], **columns}, schema=SCHEMA)
 
 
 def from_tables(tables: Sequence[pa.Table]) -> Hashes:
     """The columns of all these, one after the other."""
     table = pa.concat_tables([SCHEMA.empty_table(), *tables])
-    keys = [np.frombuffer(c.buffers()[1], PACKED)[c.offset : c.offset + len(c)] for c in table["key"].chunks if len(c)]
-    others = {name: table[name].to_numpy() for name in SCHEMA.names if name != "key"}
-    return Hashes(key=np.concatenate([np.empty(0, PACKED), *keys]), **others)
+    return Hashes(**{name: table[name].to_numpy() for name in SCHEMA.names})
 
 
 def one_thread() -> None:

@@ -124,12 +124,13 @@ def render(report: dict[str, Any], sections: Sequence[Html]) -> str:
 def _tiles(report: dict[str, Any]) -> Html:
     share = 100 * report["dropped"] / max(1, report["images"])
     asked = report["asked"]
-    how = "equal bytes and pixels" if asked["exact_only"] else f"up to {asked['distance']} bits of 64"
     facts = [
         ("Images", f"{report['images']:,}", ""),
         ("Stay", f"{report['kept']:,}", ""),
         ("Go", f"{report['dropped']:,}", f"{share:.2f} %"),
-        ("Compared", "exactly" if asked["exact_only"] else "nearly", how),
+        ("Compared", "exactly", "bytes and pixels")
+        if asked["exact_only"]
+        else ("Near", f"{asked['distance']} bits", "or fewer differ, of 64"),
     ]
     if report["flat"]:
         facts.append(("Flat", f"{report['flat']:,}", "compared by their pixels only"))

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.dedup.corpus import Corpus, open_index
-from data_prep.dedup.hashes import Hashes
 from data_prep.dedup.select import KINDS, Matches
 from pipeline.dataset.files import atomic_file
 
@@ -38,9 +37,7 @@ class Found:
 
     name: str
     corpus: Corpus
-    corpus_hashes: Hashes
     other: Corpus
-    other_hashes: Hashes
     matches: Matches
 
     @property
@@ -55,19 +52,20 @@ class Found:
 
     def table(self, rows: np.ndarray) -> pa.Table:
         """Those of these rows of the matches. Raises WorkFailed."""
-        dropped, other = self.matches.dropped[rows], self.matches.other[rows]
-        mine, theirs = _labels(self.corpus, dropped), _labels(self.other, other)
+        keys, labels = self.corpus.keys_and_labels(self.matches.dropped[rows])
+        other_keys, other_labels = self.other.keys_and_labels(self.matches.other[rows])
         conflict = [None] * len(rows)
         if self.comparable:
-            conflict = [set(a) != set(b) for a, b in zip(mine.to_pylist(), theirs.to_pylist(), strict=True)]
+            both = zip(labels.to_pylist(), other_labels.to_pylist(), strict=True)
+            conflict = [set(mine) != set(theirs) for mine, theirs in both]
         columns = [
-            pa.array(_keys(self.corpus_hashes, dropped), pa.string()),
-            pa.array(_keys(self.other_hashes, other), pa.string()),
+            keys,
+            other_keys,
             pa.array([self.name] * len(rows), pa.string()),
             pa.array(KINDS).take(pa.array(self.matches.kind[rows])),
             pa.array(self.matches.distance[rows]),
-            mine,
-            theirs,
+            labels,
+            other_labels,
             pa.array(conflict, pa.bool_()),
         ]
         return pa.Table.from_arrays(columns, schema=PAIRS_SCHEMA)
@@ -92,16 +90,3 @@ def write_pairs(path: Path, found: list[Found]) -> list[int]:
                 conflicts[number] += table["conflict"].to_pylist().count(True)
                 writer.write_table(table)
     return conflicts
-
-
-def _keys(hashes: Hashes, images: np.ndarray) -> list[str]:
-    packed = hashes.key[images]
-    width = packed.dtype.itemsize
-    text = packed.tobytes().hex()
-    return [text[start : start + 2 * width] for start in range(0, len(text), 2 * width)]
-
-
-def _labels(corpus: Corpus, images: np.ndarray) -> pa.Array:
-    """Those of these images in any order, with repetitions."""
-    different, place = np.unique(images, return_inverse=True)
-    return corpus.labels(different).take(pa.array(place))

@@ -28,11 +28,21 @@ def pattern_hash(pixels: np.ndarray) -> int | None:
     the small picture that these coefficients make up. Below MIN_CONTRAST there is nothing to compare.
     """
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    small = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
-    coefficients = cv2.dct(small)[_BLOCK, _BLOCK].ravel()
+    coefficients = cv2.dct(_shrunk(grey).astype(np.float32))[_BLOCK, _BLOCK].ravel()
     if float(np.sqrt(np.square(coefficients).sum())) / SIDE < MIN_CONTRAST:
         return None
     return int(np.packbits(coefficients > np.median(coefficients)).view(">u8")[0])
+
+
+def _shrunk(grey: np.ndarray) -> np.ndarray:
+    """uint8 [height, width] to [SIDE, SIDE], by averages.
+
+    OpenCV averages areas of whole pixels 5 to 20 times as fast as others. So first, by at most a half, to a multiple of
+    SIDE; each pixel still counts there, as linear interpolation takes two of them.
+    """
+    height, width = grey.shape
+    between = (SIDE * -(-width // (2 * SIDE)), SIDE * -(-height // (2 * SIDE)))
+    return cv2.resize(cv2.resize(grey, between), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
 
 
 def differing_bits(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 
 from data_prep.dedup.corpus import Corpus, open_index
 from data_prep.dedup.hashes import SCHEMA, VERSION, Hashes, as_table, from_tables, hash_image, one_thread
-from data_prep.keylists import pack
 from data_prep.workers import Advance, WorkerDied, Workers
 from pipeline.dataset.containers import Unreadable, open_shard
 from pipeline.dataset.errors import WorkFailed
@@ -100,6 +99,6 @@ def _hash_shard(task: ScanTask, advance: Advance) -> None:
         raise WorkFailed(f"{where}: {error}; see: vitstream verify {task.folder}") from None
     finally:
         file.close()
-    table = as_table(pack(pa.array(index.keys(), pa.string())), found)
+    table = as_table(index.keys(), found)
     with atomic_file(task.part) as part:
         pq.write_table(table.replace_schema_metadata({_STAMP: task.stamp}), part)
