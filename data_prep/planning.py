@@ -44,7 +44,8 @@ def make_plan(
         listed = write_listing(sources, temporary, options.seed)
         rows_folder = temporary / "plan"
         rows_folder.mkdir()
-        with catalogue(temporary) as connection:
+        untyped = [i for i, source in enumerate(sources) if source.untyped and options.where is not None]
+        with catalogue(temporary, untyped) as connection:
             pick(connection, options, request.keep)
             given = None if request.classes is None else read_class_list(request.classes)
             classes = resolve(connection, sources, given)

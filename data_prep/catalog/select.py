@@ -5,7 +5,7 @@ smaller one takes lies inside what a larger one takes.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -14,12 +14,15 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
+from data_prep.catalog.listing import OWN_COLUMNS
 from data_prep.keylists import key_chunks
 from data_prep.options import Options
+from data_prep.sources.base import COLUMNS
 from pipeline.dataset.errors import UsageError, WorkFailed
 
 MEMORY_LIMIT: Final = "1GB"
 ORDER: Final = "shuffle, key"  # total, as keys are unique
+_NUMBER: Final = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?"  # 007 is no number, but a name
 _ROW_COLUMNS: Final = '"key", path, labels, bytes, file, "offset", source, shuffle, split_hash, reject'
 
 
@@ -34,13 +37,19 @@ def plain_path(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def catalogue(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection with the view `listing` over the Parquet files of a folder; it spills to disk, not into memory."""
+def catalogue(folder: Path, untyped: Collection[int] = ()) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection with the view `listing` over the Parquet files of a folder; it spills to disk, not into memory.
+
+    `untyped` sources have text in all further columns: those in which it is all numbers become numbers.
+    """
     with plain_path(folder) as path, duckdb.connect(":memory:") as connection:
         limit_memory(connection, f"{path}/spill")
-        files = [f"{path}/{file.name}" for file in sorted(folder.glob("source-*.parquet"))]
-        connection.read_parquet(files, union_by_name=True).create_view("rows_listed")
-        connection.execute("CREATE VIEW listing AS SELECT *, labels[1] AS label FROM rows_listed")
+        parts = []
+        for number, file in enumerate(sorted(folder.glob("source-*.parquet"))):
+            part = f"SELECT * FROM read_parquet('{path}/{file.name}')"
+            parts.append(_with_numbers(connection, part) if number in untyped else part)
+        union = " UNION ALL BY NAME ".join(parts)
+        connection.execute(f"CREATE VIEW listing AS SELECT *, labels[1] AS label FROM ({union})")
         try:
             yield connection
         except duckdb.OutOfMemoryException as error:
@@ -53,6 +62,20 @@ def limit_memory(connection: duckdb.DuckDBPyConnection, spill: str) -> None:
     connection.execute("SET temp_directory = $1", [spill])
     connection.execute("SET preserve_insertion_order = false")
     connection.execute("SET enable_progress_bar = false")
+
+
+def _with_numbers(connection: duckdb.DuckDBPyConnection, part: str) -> str:
+    """The query, with each of its own text columns that holds nothing but numbers as DOUBLE."""
+    known = (*COLUMNS.names, *OWN_COLUMNS)
+    names = [row[0] for row in rows(connection, f"DESCRIBE {part}") if row[1] == "VARCHAR" and row[0] not in known]
+    quoted = ['"' + name.replace('"', '""') + '"' for name in names]
+    if not quoted:
+        return part
+    tests = ", ".join(f"bool_and(regexp_full_match({name}, '{_NUMBER}'))" for name in quoted)
+    found = first_row(connection, f"SELECT {tests} FROM ({part})")
+    numeric = [name for name, right in zip(quoted, found, strict=True) if right]
+    casts = ", ".join(f"CAST({name} AS DOUBLE) AS {name}" for name in numeric)
+    return f"SELECT * REPLACE ({casts}) FROM ({part})" if numeric else part
 
 
 def pick(connection: duckdb.DuckDBPyConnection, options: Options, keep: Path | None) -> None:

@@ -47,6 +47,7 @@ class Source(ABC):
         numbered: labels are numbers, which are the classes' ids; else names.
         multi: an image may have any number of labels.
         class_names: the names behind the numbers, where the source knows them.
+        untyped: its further columns are text, also where they hold numbers, as in a CSV.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Source(ABC):
     numbered: bool = False
     multi: bool = False
     class_names: tuple[str, ...] | None = None
+    untyped: bool = False
 
     @abstractmethod
     def batches(self, ignored: Counter[str]) -> Iterator[pa.RecordBatch]:

@@ -47,7 +47,8 @@ def open_table(files: tuple[str, ...], root: str, options: SourceOptions) -> Sou
     if not any(isinstance(cell, str) for cell in cells):
         raise UsageError(f"{shown(files[0])}: column {escape(columns.image)!r} holds neither paths nor images")
     remote = is_url(base) or any(isinstance(cell, str) and is_url(cell) for cell in cells)
-    return TableSource(files, base, name, columns, remote, style.numbered, style.multi, classes)
+    untyped = not isinstance(table, ParquetTable)
+    return TableSource(files, base, name, columns, remote, style.numbered, style.multi, classes, untyped)
 
 
 def _first(table: TableFile, columns: Columns, packed: bool) -> Chunk:

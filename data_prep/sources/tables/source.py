@@ -35,6 +35,7 @@ class TableSource(Source):
     numbered: bool
     multi: bool
     class_names: tuple[str, ...] | None
+    untyped: bool
 
     def batches(self, ignored: Counter[str]) -> Iterator[pa.RecordBatch]:
         for file in self.files:

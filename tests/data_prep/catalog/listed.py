@@ -26,6 +26,7 @@ class ListSource(Source):
     numbered: bool = False
     multi: bool = False
     class_names: tuple[str, ...] | None = None
+    untyped: bool = False
     rows_per_batch: int = 7  # so that seams between batches are tested, too
 
     def batches(self, ignored: Counter[str]) -> Iterator[pa.RecordBatch]:
@@ -53,7 +54,8 @@ def planned(
         folder = Path(name)
         (folder / "plan").mkdir()
         write_listing(sources, folder, asked.seed)
-        with catalogue(folder) as connection:
+        untyped = [number for number, source in enumerate(sources) if source.untyped]
+        with catalogue(folder, untyped) as connection:
             pick(connection, asked, keep)
             found = resolve(connection, sources, classes)
             counts = write_rows(connection, folder / "plan", asked, found)

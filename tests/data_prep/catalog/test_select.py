@@ -92,3 +92,19 @@ def test_a_keep_list_that_is_none(tmp_path):
 def test_sources_with_other_columns_are_one_listing():
     images, _ = planned(MIXED, ListSource(rows(range(5), colour="red")), where="colour = 'red' OR score > 3.8")
     assert sorted(paths(images["all"])) == ["a/0.jpg", "a/1.jpg", "a/2.jpg", "a/3.jpg", "a/4.jpg", "ant/39.jpg"]
+
+
+def test_text_columns_of_untyped_sources_are_numbers_where_all_of_them_are():
+    rows = [("1", "01", "a b"), ("-2.5", "02", "7"), ("3e2", "10", None)]
+    source = ListSource(
+        tuple(
+            {"path": f"{n}.jpg", "labels": ["a"], "bytes": 1, "x": x, "zip": z, 'odd "name"': o}
+            for n, (x, z, o) in enumerate(rows)
+        ),
+        untyped=True,
+    )
+    assert paths(planned(source, where="x < 0 OR x > 200")[0]["all"]) in (["1.jpg", "2.jpg"], ["2.jpg", "1.jpg"])
+    assert paths(planned(source, where="zip = '02'")[0]["all"]) == ["1.jpg"]
+    assert paths(planned(source, where='"odd ""name""" = \'7\'')[0]["all"]) == ["1.jpg"]
+    with pytest.raises(UsageError, match="--where"):
+        planned(source, where="zip > 1")
