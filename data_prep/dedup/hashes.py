@@ -59,6 +59,16 @@ class Hashes:
     pattern: np.ndarray
     state: np.ndarray
 
+    @classmethod
+    def empty(cls, count: int) -> "Hashes":
+        """Room for so many, to be filled in."""
+        return cls(**{field.name: np.empty(count, field.type.to_pandas_dtype()) for field in SCHEMA})
+
+    def fill(self, start: int, table: pa.Table) -> None:
+        """Sets those from number `start` on to the rows of a table of SCHEMA."""
+        for name in SCHEMA.names:
+            getattr(self, name)[start : start + table.num_rows] = table[name].to_numpy()
+
     def __len__(self) -> int:
         return len(self.key)
 
@@ -93,12 +103,6 @@ def as_table(keys: Sequence[str], hashes: Sequence[ImageHash]) -> pa.Table:
     """Keys and what was found, as a table of SCHEMA."""
     columns = {name: [getattr(one, name) for one in hashes] for name in SCHEMA.names if name != "key"}
     return pa.table({"key": [key_hash(key) for key in keys], **columns}, schema=SCHEMA)
-
-
-def from_tables(tables: Sequence[pa.Table]) -> Hashes:
-    """The columns of all these, one after the other."""
-    table = pa.concat_tables([SCHEMA.empty_table(), *tables])
-    return Hashes(**{name: table[name].to_numpy() for name in SCHEMA.names})
 
 
 def one_thread() -> None:

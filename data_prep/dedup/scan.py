@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.dedup.corpus import Corpus, open_index
-from data_prep.dedup.hashes import SCHEMA, VERSION, Hashes, as_table, from_tables, hash_image, one_thread
+from data_prep.dedup.hashes import SCHEMA, VERSION, Hashes, as_table, hash_image, one_thread
 from data_prep.workers import Advance, WorkerDied, Workers
 from pipeline.dataset.containers import Unreadable, open_shard
 from pipeline.dataset.errors import WorkFailed
@@ -72,14 +72,18 @@ def scan(tasks: list[ScanTask], pool: Workers, advance: Advance) -> None:
 
 def read_parts(tasks: list[ScanTask]) -> Hashes:
     """All hashes of a dataset, in its order. Raises WorkFailed where a part is damaged."""
-    tables = []
+    hashes, start = Hashes.empty(sum(task.shard.samples for task in tasks)), 0
     for task in tasks:
         try:
             with task.part.open("rb") as file:
-                tables.append(pq.read_table(file).replace_schema_metadata())
+                table = pq.read_table(file)
+            if table.num_rows != task.shard.samples:
+                raise pa.ArrowInvalid("rows are missing")
+            hashes.fill(start, table)
         except (OSError, pa.ArrowException):
             raise WorkFailed(f"{task.part}: damaged; delete it, and run the same command again") from None
-    return from_tables(tables)
+        start += table.num_rows
+    return hashes
 
 
 def _hash_shard(task: ScanTask, advance: Advance) -> None:

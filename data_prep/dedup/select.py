@@ -17,6 +17,7 @@ from data_prep.dedup.greedy import keep_best
 from data_prep.dedup.hashes import HASHED, Hashes
 from data_prep.dedup.near import nearest
 from data_prep.dedup.pattern import differing_bits
+from data_prep.keylists import contains
 
 BYTES, PIXELS, NEAR = range(3)
 KINDS: Final = ("bytes", "pixels", "near")
@@ -128,7 +129,7 @@ def _first_equal(columns: Sequence[np.ndarray]) -> np.ndarray:
 def _equal_rows(asked: Sequence[np.ndarray], held: Sequence[np.ndarray]) -> np.ndarray:
     """int64 [n]: for each row of `asked`, the first of `held` that equals it in all columns, or -1."""
     found = np.full(len(asked[0]), -1)
-    candidates = np.flatnonzero(np.isin(asked[0], held[0]))
+    candidates = np.flatnonzero(contains(np.sort(held[0]), asked[0]))
     count = len(held[0])
     joined = [np.concatenate([h, a[candidates]]) for h, a in zip(held, asked, strict=True)]
     first = _first_equal(joined)[count:]

@@ -39,7 +39,7 @@ def listed(pairs) -> list[tuple[int, int, int]]:
 def test_all_pairs_within(hashes: np.ndarray, distance: int, chunk: int) -> None:
     bits = bits_between(hashes, hashes)
     expected = {(i, j, int(bits[i, j])) for i, j in np.argwhere(bits <= distance).tolist() if i < j}
-    with Small(CHUNK=97 * chunk, PART_ROWS=50):
+    with Small(CHUNK=97 * chunk, WINDOW=50):
         found = listed(pairs_within(hashes, distance))
     assert len(found) == len(expected) and set(found) == expected
 
@@ -47,9 +47,9 @@ def test_all_pairs_within(hashes: np.ndarray, distance: int, chunk: int) -> None
 @given(clustered(), clustered(), st.integers(0, MAX_DISTANCE))
 @settings(max_examples=60, deadline=None)
 def test_all_pairs_between_and_the_nearest(queries: np.ndarray, hashes: np.ndarray, distance: int) -> None:
-    queries = np.concatenate([queries, hashes[::3]])
+    queries = np.random.default_rng(0).permutation(np.unique(np.concatenate([queries, hashes[::3]])))
     bits = bits_between(queries, hashes)
-    with Small(CHUNK=89, PART_ROWS=50):
+    with Small(CHUNK=89, WINDOW=50):
         found = listed(pairs_between(queries, hashes, distance))
         place, far = nearest(queries, hashes, distance)
     assert len(found) == len(set(found))
@@ -112,7 +112,7 @@ def test_a_large_cluster_needs_no_memory() -> None:
 
 
 class Small:
-    """Makes chunks and parts small while it lasts, so that the tests cross their borders."""
+    """Makes chunks and windows small while it lasts, so that the tests cross their borders."""
 
     def __init__(self, **sizes: int) -> None:
         self._sizes = sizes
