@@ -70,7 +70,7 @@ def from_command_line(given: Mapping[str, Any]) -> Request:
         **{name: given[name] for name in taken},
         quality=90 if given["quality"] is None else given["quality"],
         check=_one_of("--check", given["check"], ("decode", "header")),
-        keep_small=not given["reencode"],
+        keep_small=not given["reencode"] and given["quality"] is None,
         shard_size=parse_bytes(given["shard_size"], "--shard-size"),
         max_pixels=MAX_PIXELS if given["max_pixels"] is None else given["max_pixels"],
         keep=None if keep is None else hash_of("--keep", keep),

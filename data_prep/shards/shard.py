@@ -7,7 +7,7 @@ a final name, and a shard without a record is made again from the start, to the 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 import xxhash
 
@@ -18,7 +18,7 @@ from data_prep.remote import prefetch
 from data_prep.shards.images import EncodedImage, encode
 from data_prep.shards.limits import Guard
 from data_prep.shards.spool import collect
-from data_prep.shards.tar import BLOCK, end_of_archive, member
+from data_prep.shards.tar import TarWriter
 from data_prep.sources.base import Source
 from pipeline.dataset.files import atomic_file, fsync_directory, remove_abandoned, write_json
 from pipeline.dataset.images import ImageError
@@ -68,23 +68,6 @@ class _Contents:
     rejects: list[Reject] = field(default_factory=list)
 
 
-class _HashingFile:
-    """Counts and hashes what goes into a file, so that no second pass over it is needed."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._hasher = xxhash.xxh3_64()
-        self.size = 0
-
-    def write(self, data: bytes) -> None:
-        self._file.write(data)
-        self._hasher.update(data)
-        self.size += len(data)
-
-    def hexdigest(self) -> str:
-        return self._hasher.hexdigest()
-
-
 def make_shard(task: ShardTask, advance: Callable[[int], None]) -> None:
     """Makes the shard and publishes it. `advance` is told of every image.
 
@@ -96,12 +79,12 @@ def make_shard(task: ShardTask, advance: Callable[[int], None]) -> None:
     tar = task.path(".tar")
     remove_abandoned(tar)  # of an attempt that was stopped: its room may be needed
     with atomic_file(tar) as file, Guard(task.position, task.options.max_seconds) as guard:
-        out = _HashingFile(file)
+        out = TarWriter(file)
         images = list(read_images(task.plan, task.planned))
         for image, encoded in _encoded(images, task, guard):
             _add(task, image, encoded, out, contents)
             advance(1)
-        out.write(end_of_archive(out.size))
+        out.close()
     _publish(task, contents, out.size, out.hexdigest())
 
 
@@ -171,19 +154,19 @@ def _encode(data: bytes, options: Options) -> EncodedImage | ImageError:
 
 
 def _add(
-    task: ShardTask, image: PlannedImage, encoded: EncodedImage | ImageError, out: _HashingFile, contents: _Contents
+    task: ShardTask, image: PlannedImage, encoded: EncodedImage | ImageError, out: TarWriter, contents: _Contents
 ) -> None:
     if isinstance(encoded, ImageError):
         contents.rejects.append(Reject(image.path, image.key, str(encoded)))
         return
-    size = len(encoded.data)
-    contents.index.append(IndexRow(image.key, out.size + BLOCK, size, image.labels, encoded.width, encoded.height))
-    contents.catalogue.append(_catalogue_row(task.planned, image, encoded))
-    out.write(member(f"{image.key}.{encoded.suffix}", encoded.data))
     if task.labels == "single":
-        out.write(member(f"{image.key}.cls", b"%d" % image.labels[0]))
+        label = f"{image.key}.cls", b"%d" % image.labels[0]
     else:
-        out.write(member(f"{image.key}.json", b'{"labels": [%s]}' % b", ".join(b"%d" % i for i in image.labels)))
+        label = f"{image.key}.json", b'{"labels": [%s]}' % b", ".join(b"%d" % i for i in image.labels)
+    offset = out.add((f"{image.key}.{encoded.suffix}", encoded.data), label)
+    row = IndexRow(image.key, offset, len(encoded.data), image.labels, encoded.width, encoded.height)
+    contents.index.append(row)
+    contents.catalogue.append(_catalogue_row(task.planned, image, encoded))
 
 
 def _catalogue_row(planned: PlannedShard, image: PlannedImage, encoded: EncodedImage) -> CatalogueRow:
