@@ -1,6 +1,6 @@
 """De-duplication: images hashed per second, and the choice among synthetic hashes, by number of images.
 
-    python benchmarks/dedup.py [--images 1000000 10000000] [--distance 4] [--photos 200]
+    python benchmarks/dedup.py [--images 1000000 10000000 30000000] [--distance 4] [--photos 200]
 
 Every size runs in a process of its own, so that its peak memory is its own. Of the images, which never existed, 2 % are
 equal to another, 3 % differ from another in 1 to 6 bits, and 0.1 % are flat and equal; the other hashes are random with
@@ -115,7 +115,7 @@ def hashing(photos: int) -> dict[str, object]:
 def main() -> None:
     """Runs every size in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, nargs="+", default=[1_000_000, 10_000_000])
+    parser.add_argument("--images", type=int, nargs="+", default=[1_000_000, 10_000_000, 30_000_000])
     parser.add_argument("--distance", type=int, default=4)
     parser.add_argument("--photos", type=int, default=200)
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)

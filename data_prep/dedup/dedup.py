@@ -1,6 +1,7 @@
 """`vitstream dedup`: hash every image once, choose, write the reports, and keep.parquet last."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -174,5 +175,6 @@ def as_lines(out: Path, result: Deduplicated) -> list[str]:
     if report["unreadable"]:
         advice = f"see: vitstream verify {report['dataset']['path']}"
         lines.append(f"{report['unreadable']:,} images cannot be decoded, and were compared by their bytes; {advice}")
-    lines.append(f"see {out / PAGE_NAME}; next: vitstream view {report['dataset']['path']} --keep {out / KEEP_NAME}")
+    names = (shlex.quote(name) for name in (report["dataset"]["path"], str(out / KEEP_NAME)))
+    lines.append(f"see {out / PAGE_NAME}; next: vitstream view {' --keep '.join(names)} --out OUT")
     return lines

@@ -69,20 +69,24 @@ def select(corpus: Hashes, evaluation: Sequence[Hashes], distance: int | None) -
 def _within(corpus: Hashes, images: np.ndarray, distance: int | None) -> Matches:
     """Among these images."""
     images = images[corpus.take(images).by_quality()] if len(images) < len(corpus) else corpus.by_quality()
-    hashed = corpus.state[images] == HASHED
-    high = np.where(hashed, corpus.pattern[images], corpus.pixels_high[images])
-    low = np.where(hashed, 0, corpus.pixels_low[images])
-    best = images[_first_equal((high, low, hashed))]  # of each image's group
-    by = best.copy()
+    by = _best_of_group(corpus, images)
     if distance:
-        heads = images[hashed & (best == images)]
+        heads = images[(by == images) & (corpus.state[images] == HASHED)]
         _, place, _ = keep_best(corpus.pattern[heads], distance)
-        moved = np.full(len(corpus), -1)
-        moved[heads] = heads[place]
-        by = np.where(moved[best] >= 0, moved[best], best)
+        nearest_kept = np.arange(len(corpus))
+        nearest_kept[heads] = heads[place]
+        by = nearest_kept[by]
     gone = images != by
     order = np.argsort(images[gone])
     return _described(corpus, corpus, images[gone][order], by[gone][order])
+
+
+def _best_of_group(corpus: Hashes, images: np.ndarray) -> np.ndarray:
+    """int64 [n]: for each of these images, the best first, the first one of the same pattern, or else pixels."""
+    hashed = corpus.state[images] == HASHED
+    high = np.where(hashed, corpus.pattern[images], corpus.pixels_high[images])
+    low = np.where(hashed, 0, corpus.pixels_low[images])
+    return images[_first_equal((high, low, hashed))]
 
 
 def _against(corpus: Hashes, evaluation: Hashes, distance: int | None) -> Matches:
