@@ -70,9 +70,10 @@ def from_json(data: bytes) -> Labels:
 def from_value(value: object) -> Labels:
     """A number, a name, or a list of either. Raises LabelError."""
     if isinstance(value, list | tuple):
-        values = [from_value(item) for item in value]
+        nested = any(isinstance(item, list | tuple) for item in value)  # perhaps so deep that no recursion ends
+        values = [] if nested else [from_value(item) for item in value]
         forms = {labels.form for labels in values}
-        if len(forms) > 1 or any(labels.several for labels in values):
+        if nested or len(forms) > 1:
             raise LabelError("its labels are neither all numbers nor all names")
         texts = tuple(text for labels in values for text in labels.values)
         if len(set(texts)) < len(texts):

@@ -158,6 +158,12 @@ def test_values_that_are_no_labels(value: object) -> None:
         from_value(value)
 
 
+def test_labels_nested_as_deep_as_json_goes() -> None:
+    for depth in (2, 600, 900):
+        with pytest.raises(LabelError, match="neither"):
+            from_json(b'{"label":' + b"[" * depth + b"1" + b"]" * depth + b"}")
+
+
 def test_labels_in_cls() -> None:
     assert from_cls(b"007\n") == Labels("number", ("7",))
     assert from_cls("größe".encode()) == Labels("name", ("größe",))
