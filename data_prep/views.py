@@ -8,7 +8,6 @@ n are a fair sample; and those of a smaller n lie inside those of a larger one.
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
+from data_prep.aside import aside
 from data_prep.keylists import contains, pack, read_key_list
 from data_prep.links import link
 from data_prep.names import escape
@@ -131,36 +131,27 @@ def _make(
     dataset: Path, manifest: Manifest, out: Path, what: dict[str, Any], choices: Iterator[_Choice]
 ) -> tuple[Manifest, bool]:
     """Writes the view aside and renames it: it is there, whole, or not at all. Returns whether it was there already."""
-    steps = [*manifest.asked.get("views", []), {"of": manifest.fingerprint, **what}]
+    earlier = manifest.asked.get("views")
+    steps = [*(earlier if isinstance(earlier, list) else []), {"of": manifest.fingerprint, **what}]
     asked = manifest.asked | {"views": steps}
-    if (out / MANIFEST_NAME).exists():
-        present = read_manifest(out)
-        if present.asked != asked:
-            raise UsageError(f"{out}: holds another dataset; choose another --out, or delete it")
-        return present, True
-    aside = out.with_name(f".{out.name}.view")
     try:
-        if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
-            raise UsageError(f"{out}: not empty, and no such view in it; choose another --out, or delete it")
-        shutil.rmtree(aside, ignore_errors=True)  # of one that was killed
-        (aside / "shards").mkdir(parents=True)
-        made = _fill(dataset, manifest, aside, choices, asked)
-        fsync_directory(aside / "shards")
-        fsync_directory(aside)
-        aside.replace(out)
-        fsync_directory(out.parent)
+        if (out / MANIFEST_NAME).exists():
+            present = read_manifest(out)
+            if present.asked != asked:
+                raise UsageError(f"{out}: holds another dataset; choose another --out, or delete it")
+            return present, True
+        with aside(out) as folder:
+            (folder / "shards").mkdir()
+            made = _fill(dataset, manifest, folder, choices, asked)
+            fsync_directory(folder / "shards")
     except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        where = escape(str(error.filename or out).replace(str(aside), str(out)))
-        raise WorkFailed(f"{where}: {error.strerror or error}; nothing was made, run the same command again") from None
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+        where, reason = escape(str(error.filename or out)), error.strerror or error
+        raise WorkFailed(f"{where}: {reason}; nothing was made, run the same command again") from None
     return made, False
 
 
 def _fill(
-    dataset: Path, manifest: Manifest, aside: Path, choices: Iterator[_Choice], asked: dict[str, Any]
+    dataset: Path, manifest: Manifest, folder: Path, choices: Iterator[_Choice], asked: dict[str, Any]
 ) -> Manifest:
     """Links, indexes and, last, the manifest."""
     said = {file.name: file for file in manifest.files}
@@ -168,22 +159,22 @@ def _fill(
     for choice in choices:
         shard = manifest.shards[choice.number]
         name = f"shards/{shard.index_name}"
-        link(dataset / "shards" / shard.name, aside / "shards" / shard.name)
+        link(dataset / "shards" / shard.name, folder / "shards" / shard.name)
         if choice.rows is None:
-            link(dataset / name, aside / name)
+            link(dataset / name, folder / name)
             shards.append(shard)
             files.append(said.get(name) or File.of(dataset, name))
             continue
         rows = _open_index(dataset, shard).take(choice.rows)
-        write_table(aside / name, rows)
+        write_table(folder / name, rows)
         keys = rows.column("key").to_pylist()
         shards.append(replace(shard, samples=len(keys), key_sum=hex64(key_sum(keys))))
-        files.append(File.of(aside, name))
+        files.append(File.of(folder, name))
         partial = True
     if not shards:
         raise UsageError(f"--keep: names none of the samples of {dataset}; is it the list of another dataset?")
     made = replace(manifest, shards=tuple(shards), files=tuple(files), asked=asked, partial=partial)
-    write_manifest(aside, made)
+    write_manifest(folder, made)
     return made
 
 

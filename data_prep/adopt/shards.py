@@ -40,12 +40,13 @@ def find_shards(paths: Sequence[Path]) -> Given:
     Raises:
         UsageError: something is missing, compressed, named twice, or there is nothing.
     """
-    folders = [path for path in paths if path.is_dir() and is_mds(path)]
+    found = [(path, _is_folder(path)) for path in paths]
+    folders = [path for path, is_folder in found if is_folder and is_mds(path)]
     if folders:
         if len(paths) > 1:
             raise UsageError(f"{folders[0]}: an MDS folder is indexed alone; give each its own --out")
         return _mds(folders[0])
-    shards = [_tar(path) for given in paths for path in (_tars(given) if given.is_dir() else [given])]
+    shards = [_tar(path) for given, is_folder in found for path in (_tars(given) if is_folder else [given])]
     _check_names([(shard.name, shard.path) for shard in shards])
     return Given("tar", tuple(shards))
 
@@ -86,6 +87,13 @@ def _tar(path: Path) -> GivenShard:
         advice = f"decompress it ({packed} -d), or write the samples anew with vitstream shard"
         raise UsageError(f"{path}: compressed ({packed}): no sample can be read alone; {advice}")
     return GivenShard(path.name, path, size)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _size(path: Path) -> int:

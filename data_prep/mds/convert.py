@@ -7,12 +7,12 @@ class names lie beside the shards in classes.json, which `vitstream index` reads
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from data_prep.aside import aside
 from data_prep.mds.reader import CLASSES_NAME, is_mds, read_classes, read_index
 from data_prep.names import escape
 from data_prep.progress import progress_bar
@@ -21,7 +21,7 @@ from data_prep.work import DISK_FULL
 from data_prep.workers import Advance
 from pipeline.dataset.containers import Unreadable, open_shard
 from pipeline.dataset.errors import UsageError, WorkFailed
-from pipeline.dataset.files import fsync_directory, write_json
+from pipeline.dataset.files import write_json
 from pipeline.dataset.index import ShardIndex
 from pipeline.dataset.manifest import Manifest, read_manifest
 
@@ -48,25 +48,19 @@ def convert(dataset: Path, out: Path, bar: bool = False) -> Converted:
         StoppedResumable: SIGINT or SIGTERM.
     """
     manifest = read_manifest(dataset)
-    if (out / SOURCE_NAME).exists():
-        return _complete(out, manifest)
-    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
-        raise UsageError(f"{out}: not empty; choose another --out, or delete it")
-    writer = _writer()
-    aside = out.with_name(f".{out.name}.convert")
-    with stoppable("nothing is left of it"):
-        try:
-            shutil.rmtree(aside, ignore_errors=True)  # of one that was killed
-            aside.mkdir(parents=True)
+    try:
+        if (out / SOURCE_NAME).exists():
+            return _complete(out, manifest)
+        with stoppable("nothing is left of it"), aside(out) as folder:
+            writer = _writer()
             with progress_bar("converting", manifest.samples, 0, bar) as advance:
-                _write(writer, dataset, manifest, aside, advance)
-            _publish(manifest, aside, out)
-        except OSError as error:
-            full = error.errno in DISK_FULL
-            reason = "no space left" if full else error.strerror or error
-            raise WorkFailed(f"{escape(str(error.filename or out))}: {reason}; nothing was made") from None
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+                _write(writer, dataset, manifest, folder, advance)
+            _finish(manifest, folder)
+    except OSError as error:
+        reason = "no space left" if error.errno in DISK_FULL else error.strerror or error
+        raise WorkFailed(
+            f"{out}: cannot be made ({escape(str(error.filename or out))}: {reason}); nothing was"
+        ) from None
     return _summary(out, was_complete=False)
 
 
@@ -105,16 +99,13 @@ def _samples(dataset: Path, manifest: Manifest) -> Iterator[tuple[str, bytes, tu
             file.close()
 
 
-def _publish(manifest: Manifest, aside: Path, out: Path) -> None:
-    """Class names and origin, all of it onto the disk, and then its name."""
-    write_json(aside / CLASSES_NAME, list(manifest.classes))
-    write_json(aside / SOURCE_NAME, {"fingerprint": manifest.fingerprint, "samples": manifest.samples})
-    for path in aside.iterdir():
+def _finish(manifest: Manifest, folder: Path) -> None:
+    """Class names and origin, and all of it onto the disk."""
+    write_json(folder / CLASSES_NAME, list(manifest.classes))
+    write_json(folder / SOURCE_NAME, {"fingerprint": manifest.fingerprint, "samples": manifest.samples})
+    for path in folder.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    fsync_directory(aside)
-    aside.replace(out)
-    fsync_directory(out.parent)
 
 
 def _complete(out: Path, manifest: Manifest) -> Converted:

@@ -61,6 +61,6 @@ def verify(
     elif report.findings or lines:
         say(*lines, *map(str, report.findings))
     if report.findings:
-        raise WorkFailed(f"{dataset}: {len(report.findings):,} findings")
+        raise WorkFailed(f"{dataset}: {len(report.findings):,} finding{'s' * (len(report.findings) != 1)}")
     if not json:
         say(f"{dataset}: {audit.as_line(report)}")

@@ -128,8 +128,8 @@ def test_again_is_nothing_and_another_is_refused(data: Path, tmp_path: Path) -> 
 
 
 def test_what_was_left_by_one_that_was_killed_is_replaced(data: Path, tmp_path: Path) -> None:
-    (tmp_path / ".view.view/shards").mkdir(parents=True)
-    (tmp_path / ".view.view/shards/old.tar").touch()
+    (tmp_path / ".view.aside/shards").mkdir(parents=True)
+    (tmp_path / ".view.aside/shards/old.tar").touch()
     prefix_view(data, 22, tmp_path / "view")
     assert len(keys_of(tmp_path / "view")) == 22 and len(list((tmp_path / "view/shards").iterdir())) == 4
     assert {path.name for path in tmp_path.iterdir()} == {"data", "view"}
