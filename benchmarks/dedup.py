@@ -6,7 +6,7 @@ Every size runs in a process of its own, so that its peak memory is its own. Of 
 equal to another, 3 % differ from another in 1 to 6 bits, and 0.1 % are flat and equal; the other hashes are random with
 32 bits set, as perceptual hashes have. Against an evaluation set of 50,000, of which 1,000 are near images of the
 corpus. Prints a JSON line per size, before them one of hashing photos of 500 x 375 and of 3 megapixels in one process,
-and last what a straight line through the two largest sizes says of 300 million.
+and last what a straight line through the two largest sizes says of 300 million, for which more tables are used.
 """
 
 import argparse

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from data_prep.card.markup import Html, attribute, code, joined, paragraph, section, table, text, tiles
+from data_prep.card.markup import Html, Number, attribute, code, joined, paragraph, section, table, text, tiles
 from data_prep.card.pictures import Picture, PictureTask, make
 from data_prep.card.style import CSS
 from data_prep.dedup.corpus import Corpus, open_index
@@ -146,9 +146,10 @@ def _counts(report: dict[str, Any]) -> Html:
     return section("What goes", table(head, rows))
 
 
-def _numbers(counts: dict[str, Any]) -> list[int | str]:
+def _numbers(counts: dict[str, Any]) -> list[int | Html]:
     conflicts = counts["label_conflicts"]
-    return [counts["dropped"], *(counts[kind] for kind in KINDS), "other classes" if conflicts is None else conflicts]
+    differ = Number("other classes") if conflicts is None else conflicts
+    return [counts["dropped"], *(counts[kind] for kind in KINDS), differ]
 
 
 def _section(one: Found, pairs: Sequence[_Pair]) -> Html:
