@@ -158,7 +158,7 @@ def _audit_files(folder: Path, manifest: Manifest) -> list[Finding]:
         try:
             for line in (folder / REJECTS_NAME).read_bytes().splitlines():
                 json.loads(line)["reason"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             problems.append(f"{REJECTS_NAME} cannot be read: {error!r}")
     return findings + [Finding(escape(str(folder)), "", "", problem) for problem in problems]
 

@@ -15,12 +15,12 @@ from data_prep.adopt.scan import SCANS, catalogue_rows
 from data_prep.audit.dataset import Report, folders_of, verify
 from data_prep.audit.finding import Finding
 from data_prep.audit.shard import AdoptedLabels, index_rows, own_samples, read_labels
-from data_prep.catalog.samples import CATALOGUE_NAME, Reject, join_rows, write_rows
+from data_prep.catalog.samples import CATALOGUE_NAME, REJECTS_NAME, Reject, join_rows, write_rows
 from data_prep.names import escape
 from data_prep.packed import PackedSample
 from data_prep.shards.tar import TarError
 from data_prep.tars import BrokenTar
-from pipeline.dataset.errors import UsageError
+from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import fsync_directory
 from pipeline.dataset.images import ImageError, read_header
 from pipeline.dataset.index import IndexRow, write_index
@@ -50,7 +50,7 @@ def repair(dataset: Path, findings: Sequence[Finding], sources: Sources, workers
 
     Raises:
         UsageError: the sources are not those that the dataset was made of.
-        WorkFailed: a shard comes out otherwise than it was.
+        WorkFailed: a shard comes out otherwise than it was, or nothing can be written.
     """
     made: list[str] = []
     left: list[str] = []
@@ -62,10 +62,16 @@ def repair(dataset: Path, findings: Sequence[Finding], sources: Sources, workers
             continue
         named = {finding.shard for finding in findings if finding.dataset == escape(str(folder))}
         damaged = [shard for shard in manifest.shards if shard.name in named]
-        _repair_shards(folder, manifest, damaged, sources, workers, bar, made, left)
-        for shard in damaged:
-            _repair_index(folder, manifest, shard, made, left)
-        _repair_catalogue(folder, manifest, made, left)
+        try:
+            _repair_shards(folder, manifest, damaged, sources, workers, bar, made, left)
+            for shard in damaged:
+                _repair_index(folder, manifest, shard, made, left)
+            _repair_catalogue(folder, manifest, made, left)
+        except OSError as error:
+            where = escape(str(error.filename or folder))
+            raise WorkFailed(f"{where}: {error.strerror or error}; what is repaired is kept, run it again") from None
+        if any(file.name == REJECTS_NAME and not _is_right(folder, file) for file in manifest.files):
+            left.append(f"{folder}/{REJECTS_NAME}: nothing else says what was left out; make the dataset again for it")
     return Repairs(tuple(made), tuple(left))
 
 
@@ -178,6 +184,10 @@ def _repair_catalogue(folder: Path, manifest: Manifest, made: list[str], left: l
         return
     if manifest.container == "webdataset":
         left.append(f"{folder}/{CATALOGUE_NAME}: only vitstream shard knows the paths; make the dataset again for it")
+        return
+    needed = [file for file in manifest.files if file.name not in (CATALOGUE_NAME, REJECTS_NAME)]
+    if not all(_is_whole(folder, shard) for shard in manifest.shards) or not all(_is_right(folder, f) for f in needed):
+        left.append(f"{folder}/{CATALOGUE_NAME}: made of the shards, which have to be whole first, and their indexes")
         return
     with tempfile.TemporaryDirectory(dir=folder, prefix=".repair-") as parts:
         for number, shard in enumerate(manifest.shards):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.adopt.adopt import adopt
 from data_prep.audit.dataset import verify
 from data_prep.audit.finding import Decoding
 from data_prep.audit.repair import Sources, repair
@@ -14,6 +15,7 @@ from data_prep.views import keep_view, prefix_view
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.index import ShardIndex
 from pipeline.dataset.manifest import read_manifest
+from tests.data_prep.adopt.tars import entries, write_tar
 from tests.images import write_photo_folder
 from tests.runs import one_line, vitstream
 
@@ -126,3 +128,19 @@ def test_a_key_in_two_views(data, tmp_path):
     prefix_view(data, 3, tmp_path / "val")
     findings = verify(tmp_path, workers=1).findings
     assert len(findings) == 2 and all("is there 2 times" in finding.problem for finding in findings)
+
+
+def test_an_adopted_catalogue_waits_for_its_shards(tmp_path):
+    write_tar(tmp_path / "x.tar", [(f"{n}.jpg", entry.data) for n, entry in enumerate(entries(3))])
+    adopt([tmp_path / "x.tar"], tmp_path / "data", None, "0", workers=1)
+    whole, before = (tmp_path / "x.tar").read_bytes(), contents(tmp_path / "data")
+    (tmp_path / "x.tar").write_bytes(whole[:2000])
+    (tmp_path / "data/samples.parquet").unlink()
+    (tmp_path / "data/shards/x.arrow").write_bytes(b"damage")
+    (tmp_path / "data/rejects.jsonl").write_bytes(b"[" * 100_000)
+    repairs = mend(tmp_path / "data")
+    assert repairs.made == () and ["whole first" in line for line in repairs.left].count(True) == 1
+    assert "rejects.jsonl: nothing else says" in repairs.left[-1]
+    (tmp_path / "x.tar").write_bytes(whole)
+    (tmp_path / "data/rejects.jsonl").write_bytes(b"")
+    assert len(mend(tmp_path / "data").made) == 2 and contents(tmp_path / "data") == before
