@@ -61,6 +61,9 @@ def _mds(folder: Path) -> Given:
         found = _size(shard.path)
         if found != shard.bytes:
             raise UsageError(f"{shard.path}: has {found:,} bytes, index.json says {shard.bytes:,}; copy it again")
+        count = int.from_bytes(_head(shard.path, 4), "little")  # MDS begins with it
+        if count != shard.samples:
+            raise UsageError(f"{shard.path}: has {count:,} samples, index.json says {shard.samples:,}; copy both again")
         shards.append(GivenShard(shard.name, shard.path, found))
     _check_names([(shard.name, shard.path) for shard in shards])
     return Given("mds", tuple(shards), read_classes(folder), sum(shard.samples for shard in listed))
@@ -77,16 +80,20 @@ def _tars(folder: Path) -> list[Path]:
 
 def _tar(path: Path) -> GivenShard:
     size = _size(path)
-    try:
-        with path.open("rb") as file:
-            head = file.read(512)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    head = _head(path, 512)
     packed = compression(head)
     if packed and head[257:262] != b"ustar":
         advice = f"decompress it ({packed} -d), or write the samples anew with vitstream shard"
         raise UsageError(f"{path}: compressed ({packed}): no sample can be read alone; {advice}")
     return GivenShard(path.name, path, size)
+
+
+def _head(path: Path, size: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _is_folder(path: Path) -> bool:

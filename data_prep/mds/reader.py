@@ -210,5 +210,7 @@ def _listed(folder: Path, entry: dict) -> ListedShard:
     compression = None
     if packed and not whole.exists():
         whole, compression = folder / names[1], str(entry.get("compression"))[:20]
-    samples, size = int(entry["samples"]), int(raw["bytes"])
+    samples, size = entry["samples"], raw["bytes"]
+    if not all(type(number) is int and number >= 0 for number in (samples, size)):
+        raise TypeError  # damaged, says read_index
     return ListedShard(names[0].replace("/", "--"), whole, samples, size, compression)

@@ -89,9 +89,9 @@ class MdsShard:
             MdsError: the sizes do not add up to the sample.
         """
         variable = [column for column in self.columns if not column.size]
-        sizes = iter(np.frombuffer(sample[: 4 * len(variable)], "<u4").tolist())
         if 4 * len(variable) > len(sample):
-            raise MdsError(f"sample {number} is damaged")
+            raise MdsError(f"sample {number} is damaged: it has no room for the sizes of its columns")
+        sizes = iter(np.frombuffer(sample[: 4 * len(variable)], "<u4").tolist())
         at = int(self.offsets[number]) + 4 * len(variable)
         found = {}
         for column in self.columns:

@@ -141,6 +141,9 @@ def test_no_image_column(columns):
         (lambda body: body["shards"][0]["raw_data"].update(basename=7), "no file inside the folder"),
         (lambda body: body["shards"][0]["raw_data"].update(bytes=7), "index.json says 7"),
         (lambda body: body["shards"][0]["raw_data"].update(basename="gone.mds"), "no such file"),
+        (lambda body: body["shards"][0].update(samples=3), "has 2 samples, index.json says 3"),
+        (lambda body: body["shards"][0].update(samples=-1), "no index of an MDS folder"),
+        (lambda body: body["shards"][0].update(samples=float("inf")), "no index of an MDS folder"),
         (lambda body: body.pop("shards"), "no index of an MDS folder"),
         (lambda body: body["shards"][0].pop("raw_data"), "no index of an MDS folder"),
     ],
@@ -187,6 +190,22 @@ def test_a_damaged_shard_is_a_refusal_and_nothing_worse(tmp_path, data):
                     assert begin <= field.offset and field.offset + field.size <= end
         except MdsError as error:
             assert "\n" not in str(error)
+
+
+def test_a_sample_too_short_for_the_sizes_of_its_columns(tmp_path):
+    folder = write_folder(
+        tmp_path / "mds", {"image": "jpeg", "name": "str"}, rows(2, image=lambda n, e: e.data, name=lambda n, e: str(n))
+    )
+    path = folder / "shard.00000.mds"
+    body = bytearray(path.read_bytes())
+    end = int.from_bytes(body[8:12], "little") + 3
+    body[12:16] = end.to_bytes(4, "little")
+    path.write_bytes(body[:end])
+    index_json = json.loads((folder / "index.json").read_bytes())
+    index_json["shards"][0]["raw_data"]["bytes"] = end
+    (folder / "index.json").write_text(json.dumps(index_json))
+    with pytest.raises(UsageError, match=r"shard\.00000\.mds: sample 1 is damaged"):
+        index(folder, tmp_path / "data")
 
 
 def test_rejects_and_damage(tmp_path):
