@@ -17,7 +17,7 @@ from data_prep.names import escape
 from data_prep.planning import asked, make_plan
 from data_prep.progress import progress_bar
 from data_prep.publish import (
-    check_rejects,
+    RejectLimit,
     check_whole,
     datasets,
     finished,
@@ -122,14 +122,15 @@ def _build(
             return 0, "streamed: this part of the sources", plan.ignored
         tasks = shard_tasks(request, sources, plan, folder, streams)
         planned = [task.planned for task in tasks]
-        missing = [task for task in tasks if not is_done(folder, out, task.planned)]
-        check_rejects(folder, planned, request.max_rejects)
-        total = sum(shard.samples for shard in planned)
-        done = total - sum(task.planned.samples for task in missing)
-        with progress_bar("sharding", total, done, bar) as advance:
-            for _ in make_shards(pool, missing, advance):
-                check_rejects(folder, planned, request.max_rejects)
-        encoded = sum(read_record(task.record)["shard"]["samples"] for task in missing)
+        rejects = RejectLimit(folder, planned, request.max_rejects)
+        done = rejects.resume([shard for shard in planned if is_done(folder, out, shard)])
+        missing = [task for task in tasks if task.planned not in done]
+        total, before = (sum(shard.samples for shard in some) for some in (planned, done))
+        encoded = 0
+        with progress_bar("sharding", total, before, bar) as advance:
+            for task in make_shards(pool, missing, advance):
+                rejects.add(task.planned)
+                encoded += read_record(task.record).shard.samples
         if request.slice is not None:
             part = f"task {request.slice.number}/{request.slice.count}: {len(tasks):,} shards are made"
             return encoded, f"{part}; when all tasks are done: vitstream finalize {escape(str(out))}", plan.ignored

@@ -42,5 +42,9 @@ class Options:
             raise UsageError(f"--val-fraction {self.val_fraction}: expected at least 0 and less than 1")
         for name in ("max_pixels", "max_seconds", "per_class", "limit"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"--{name.replace('_', '-')} {value}: expected at least 1")
+            if value is not None and not 1 <= value < 2**53:
+                raise UsageError(f"--{name.replace('_', '-')} {value}: expected 1 to {2**53 - 1}")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"--seed {self.seed}: expected 0 to {2**63 - 1}")
+        if self.where is not None and not self.where.strip():
+            raise UsageError("--where '': empty; write a condition, or leave it out")

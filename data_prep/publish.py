@@ -1,18 +1,33 @@
 """The end of `vitstream shard`: catalogue and rejects from the shards' parts, and the manifest last."""
 
-import json
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 from data_prep import work
 from data_prep.catalog.plan import PlannedShard, PlannedSplit
 from data_prep.catalog.samples import CATALOGUE_NAME, REJECTS_NAME, Reject, join_rows, write_rejects
 from data_prep.quantities import parse_limit
+from data_prep.stored import read_stored
 from data_prep.views import subset_views
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import fsync_directory
 from pipeline.dataset.manifest import MANIFEST_NAME, File, Manifest, Shard, read_manifest, write_manifest
+
+
+@dataclass(frozen=True)
+class Record:
+    """What shards/shard.py writes once a shard is made."""
+
+    shard: Shard
+    index: File
+    rejects: tuple[Reject, ...]
+
+
+_UNREAD: Final = re.compile(r"cannot be read|changed since|\w+://")  # reasons of sources, not of images
 
 
 def planned_shards(split: PlannedSplit) -> list[PlannedShard]:
@@ -40,23 +55,17 @@ def record_path(folder: Path, shard: PlannedShard) -> Path:
     return folder / shard.split / shard.name.replace(".tar", ".json")
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> Record:
     """A shard's record. Raises WorkFailed where it is damaged."""
-    try:
-        record = json.loads(path.read_bytes())
-        if {"shard", "index", "rejects"} <= record.keys():
-            return record
-    except (ValueError, AttributeError):
-        pass
-    raise WorkFailed(f"{path}: damaged; delete it, and run the same command again to make its shard again")
+    return read_stored(path, Record)
 
 
 def is_done(folder: Path, out: Path, shard: PlannedShard) -> bool:
-    """Whether the shard has its record, and is where the record says."""
+    """Whether the shard has its record, and all is there that the record says."""
     path = record_path(folder, shard)
-    if not path.exists():
+    if not (path.exists() and path.with_suffix(".parquet").exists()):
         return False
-    made = Shard(**read_record(path)["shard"])
+    made = read_record(path).shard
     shards = dataset_of(out, shard.split) / "shards"
     tar, index = shards / made.name, shards / made.index_name
     return made.samples == 0 or (tar.exists() and index.exists() and tar.stat().st_size == made.bytes)
@@ -67,25 +76,46 @@ def rejects_of(folder: Path, shards: Sequence[PlannedShard]) -> Iterator[Reject]
     for shard in shards:
         path = record_path(folder, shard)
         if path.exists():
-            yield from (Reject(**reject) for reject in read_record(path)["rejects"])
+            yield from read_record(path).rejects
 
 
-def check_rejects(folder: Path, shards: Sequence[PlannedShard], max_rejects: str) -> None:
-    """Raises WorkFailed where there are more than allowed, once they are listed where the user can see them."""
-    total = sum(shard.samples for shard in shards)
-    limit = parse_limit(max_rejects, total, "--max-rejects")
-    reasons: dict[str, int] = {}
-    for reject in rejects_of(folder, shards):
-        kind = reject.reason.partition(":")[0]  # up to the details
-        reasons[kind] = reasons.get(kind, 0) + 1
-    count = sum(reasons.values())
-    if count <= limit:
-        return
-    path = folder / REJECTS_NAME
-    write_rejects(path, rejects_of(folder, shards))
-    reason = max(reasons, key=lambda kind: reasons[kind])
-    why = f"{count:,} of {total:,} images rejected so far, {limit:,} allowed; mostly: {reason} ({reasons[reason]:,})"
-    raise WorkFailed(f"{why}; all listed in {path}; to go on all the same, run again with a higher --max-rejects")
+class RejectLimit:
+    """--max-rejects of these shards together, looked at as they are made, each once: there may be very many."""
+
+    def __init__(self, folder: Path, shards: Sequence[PlannedShard], max_rejects: str) -> None:
+        self._folder, self._shards = folder, shards
+        self._total = sum(shard.samples for shard in shards)
+        self._limit = parse_limit(max_rejects, self._total, "--max-rejects")
+        self._reasons: Counter[str] = Counter()
+
+    def resume(self, done: Sequence[PlannedShard]) -> set[PlannedShard]:
+        """Adds those that were made before. Returns those that may stay: where there were too many rejects already,
+        shards that lack images which could not be read are made again, as these may be back, like a disk that was not
+        mounted."""
+        rejects = {shard: list(rejects_of(self._folder, [shard])) for shard in done}
+        if sum(map(len, rejects.values())) > self._limit:
+            done = [shard for shard in done if not any(_UNREAD.match(reject.reason) for reject in rejects[shard])]
+        self.add(*done)
+        return set(done)
+
+    def add(self, *made: PlannedShard) -> None:
+        """Raises WorkFailed where there are more than allowed, once they are listed where the user can see them."""
+        self._reasons.update(_without_details(reject.reason) for reject in rejects_of(self._folder, made))
+        if self._reasons.total() > self._limit:
+            raise self._exceeded()
+
+    def _exceeded(self) -> WorkFailed:
+        path = self._folder / REJECTS_NAME
+        write_rejects(path, rejects_of(self._folder, self._shards))
+        count = f"{self._reasons.total():,} of {self._total:,} images rejected so far, {self._limit:,} allowed"
+        ((reason, often),) = self._reasons.most_common(1)
+        advice = "to go on all the same, run again with a higher --max-rejects"
+        return WorkFailed(f"{count}; mostly: {reason} ({often:,}); all listed in {path}; {advice}")
+
+
+def _without_details(reason: str) -> str:
+    """`corrupt or truncated: ...` and `no label (a.csv, line 17)` are of a kind with others."""
+    return reason.partition(":")[0].partition(" (")[0]
 
 
 def finalize(out: Path, max_rejects: str | None = None) -> bool:
@@ -118,7 +148,7 @@ def publish(out: Path, folder: Path, plan: work.Plan, max_rejects: str) -> None:
         more = f" and {len(missing) - 3:,} more" if len(missing) > 3 else ""
         advice = "run the vitstream shard command again, or the tasks that died, and then finalize"
         raise WorkFailed(f"{out}: {len(missing):,} of {len(every):,} shards are missing: {named}{more}; {advice}")
-    check_rejects(folder, every, max_rejects)
+    RejectLimit(folder, every, max_rejects).add(*every)
     for split, shards in by_split.items():
         _publish_split(dataset_of(out, split.name), folder, plan, split, shards)
     tidy(out, plan.splits[0].name)
@@ -138,16 +168,16 @@ def _publish_split(
 ) -> None:
     """Catalogue, rejects, and last the manifest."""
     records = [read_record(record_path(folder, shard)) for shard in planned]
-    made = [(shard, record) for shard, record in zip(planned, records, strict=True) if record["shard"]["samples"]]
+    made = [(shard, record) for shard, record in zip(planned, records, strict=True) if record.shard.samples]
     if not made:
         raise WorkFailed(f"{dataset}: every one of its images was rejected")
     join_rows(dataset / CATALOGUE_NAME, (record_path(folder, shard).with_suffix(".parquet") for shard, _ in made))
     write_rejects(dataset / REJECTS_NAME, rejects_of(folder, planned))
     fsync_directory(dataset.parent)
-    files = [File(**record["index"]) for _, record in made]
+    files = [record.index for _, record in made]
     files += [File.of(dataset, name) for name in (CATALOGUE_NAME, REJECTS_NAME)]
     what = plan.asked | {"bytes_per_image": plan.bytes_per_image, "split": split.name}
-    shards = tuple(Shard(**record["shard"]) for _, record in made)
+    shards = tuple(record.shard for _, record in made)
     write_manifest(dataset, Manifest(plan.classes, plan.labels, shards, what, tuple(files)))
 
 

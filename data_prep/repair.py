@@ -17,7 +17,7 @@ from data_prep.names import escape
 from data_prep.options import Options
 from data_prep.planning import make_plan
 from data_prep.progress import progress_bar
-from data_prep.publish import read_record
+from data_prep.publish import Record, read_record
 from data_prep.request import Request
 from data_prep.sources import open_sources
 from data_prep.sources.options import SourceOptions
@@ -105,9 +105,9 @@ def _crashed_before(dataset: Path) -> dict[str, str]:
         return {}
 
 
-def _put_in_place(dataset: Path, manifest: Manifest, name: str, made: Path, record: dict[str, Any]) -> None:
+def _put_in_place(dataset: Path, manifest: Manifest, name: str, made: Path, record: Record) -> None:
     wanted = {shard.name: shard for shard in manifest.shards}[name]
-    if record["shard"]["xxh3"] != wanted.xxh3:
+    if record.shard.xxh3 != wanted.xxh3:
         why = "an image, or a library that encodes, is not what it was"
         raise WorkFailed(f"{escape(str(dataset))}/shards/{name}: comes out otherwise ({why}); left as it is")
     for file in (wanted.name, wanted.index_name):

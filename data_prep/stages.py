@@ -4,7 +4,6 @@ Both are lists of tasks for the worker processes, each with a record that says t
 worker crashes, or takes too long, is noted beside the record ("poison"), and its task begins again without it.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -20,8 +19,9 @@ from data_prep.shards.limits import read_position
 from data_prep.shards.shard import ShardTask, make_shard
 from data_prep.shards.spool import Stream, StreamTask, spool_stream
 from data_prep.sources.base import Source
+from data_prep.stored import read_stored
 from data_prep.workers import Advance, WorkerDied, Workers
-from pipeline.dataset.errors import StoppedResumable
+from pipeline.dataset.errors import StoppedResumable, WorkFailed
 from pipeline.dataset.files import write_json
 
 Task = TypeVar("Task", ShardTask, StreamTask)
@@ -40,7 +40,10 @@ def stream(
         return ()
     spool = folder / "spool"
     spool.mkdir(exist_ok=True)
-    streams = [Stream(**stream) for stream in json.loads((folder / "plan/streams.json").read_bytes())]
+    advice = f"delete {request.out} and start again"
+    streams = read_stored(folder / "plan/streams.json", list[Stream], advice)
+    if len(streams) != plan.streams:
+        raise WorkFailed(f"{folder}/plan/streams.json: damaged; {advice}")
     tasks = [
         StreamTask(
             stream=stream,
@@ -54,13 +57,13 @@ def stream(
         for stream in streams
     ]
     mine = tasks if request.slice is None else request.slice.of(tasks)
-    missing = [task for task in mine if not task.record.exists()]
+    missing = [task for task in mine if not task.done]
     total = sum(task.stream.stop - task.stream.start for task in mine)
     done = total - sum(task.stream.stop - task.stream.start for task in missing)
     with progress_bar("streaming", total, done, bar) as advance:
         for _ in _run(pool, spool_stream, missing, advance, _stream_key):
             pass
-    waiting = [task.stream.file for task in tasks if not task.record.exists()]
+    waiting = [task.stream.file for task in tasks if not task.done]
     if waiting and request.stop_after is None:
         what = f"{len(waiting):,} of {len(tasks):,} files have not been streamed by the other tasks yet"
         raise StoppedResumable(f"{request.out}: {what}; run this task again when they are done")
@@ -141,6 +144,6 @@ def _stream_key(task: StreamTask, position: int) -> str:
 
 def _poison(folder: Path, stem: str) -> dict[str, str]:
     try:
-        return json.loads((folder / f"{stem}.poison").read_bytes())
+        return read_stored(folder / f"{stem}.poison", dict[str, str])
     except FileNotFoundError:
         return {}

@@ -8,7 +8,6 @@ lock, plan.lock   held by the processes that work here, and by the one that plan
 
 import errno
 import fcntl
-import json
 import os
 import platform
 import shutil
@@ -20,7 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from data_prep.catalog.plan import PlannedSplit
-from pipeline.dataset.errors import UsageError
+from data_prep.stored import read_stored
+from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import write_json
 from pipeline.dataset.manifest import LabelKind
 
@@ -107,15 +107,12 @@ def unusable(out: Path, error: OSError) -> UsageError:
 
 def read_plan(work: Path) -> Plan | None:
     """The stored plan, or None where there is none yet. Raises UsageError where it is not what was written."""
-    path = work / "plan.json"
     try:
-        body = json.loads(path.read_bytes())
-        splits = tuple(PlannedSplit(**split) for split in body.pop("splits"))
-        return Plan(**body | {"splits": splits, "classes": tuple(body["classes"])})
+        return read_stored(work / "plan.json", Plan, f"delete {work.parent} and start again")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, AttributeError, TypeError, KeyError):
-        raise UsageError(f"{path}: damaged; delete {work.parent} and start again") from None
+    except WorkFailed as error:  # running it again will not help
+        raise UsageError(str(error)) from None
 
 
 def write_plan(work: Path, plan: Plan) -> None:

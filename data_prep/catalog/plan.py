@@ -22,7 +22,7 @@ from data_prep.catalog.classes import Classes, to_ids
 from data_prep.catalog.select import ordered
 from data_prep.options import Options
 from data_prep.sources.base import Place
-from pipeline.dataset.errors import UsageError
+from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import atomic_file
 
 MIN_SHARDS: Final = 8  # so that a small corpus, too, is prepared and read in parallel ...
@@ -165,12 +165,19 @@ def _opened(path: Path, _modified: int) -> tuple[pq.ParquetFile, list[int]]:
 
 
 def read_range(path: Path, start: int, stop: int) -> pa.Table:
-    """Rows [start, stop) of a Parquet file, reading no more than their row groups. Raises OSError, ArrowException."""
-    file, starts = _opened(path, path.stat().st_mtime_ns)
-    groups = [g for g in range(len(starts) - 1) if starts[g] < stop and starts[g + 1] > start]
-    if not groups:
-        return file.schema_arrow.empty_table()
-    return file.read_row_groups(groups, use_threads=False).slice(start - starts[groups[0]], stop - start)
+    """Rows [start, stop) of a file of the plan, reading no more than their row groups.
+
+    Raises:
+        OSError: it cannot be read.
+        WorkFailed: it is not what planning wrote.
+    """
+    try:
+        file, starts = _opened(path, path.stat().st_mtime_ns)
+        groups = [g for g in range(len(starts) - 1) if starts[g] < stop and starts[g + 1] > start]
+        found = file.read_row_groups(groups, use_threads=False)
+    except pa.ArrowException as error:
+        raise WorkFailed(f"{path}: damaged ({str(error).splitlines()[0]}); delete --out and start again") from None
+    return found.slice(start - starts[groups[0]], stop - start) if groups else found
 
 
 def read_images(plan: Path, shard: PlannedShard) -> Iterator[PlannedImage]:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep.stored import MAKE_AGAIN
+from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.files import atomic_file
 
 CATALOGUE_NAME = "samples.parquet"
@@ -59,11 +61,19 @@ def write_rows(path: Path, rows: Sequence[CatalogueRow]) -> None:
 
 
 def join_rows(path: Path, parts: Iterable[Path]) -> None:
-    """The whole catalogue from its parts in order, a row group per shard, one part in memory at a time."""
+    """The whole catalogue from its parts in order, a row group per shard, one part in memory at a time.
+
+    Raises:
+        OSError: a part cannot be read, or the catalogue cannot be written.
+        WorkFailed: a part is not what write_rows wrote.
+    """
     with atomic_file(path) as file, pq.ParquetWriter(file, SCHEMA) as writer:
         for part in parts:
-            with part.open("rb") as opened:  # not by its name, which Arrow takes only as UTF-8
-                table = pq.read_table(opened)
+            try:
+                with part.open("rb") as opened:  # not by its name, which Arrow takes only as UTF-8
+                    table = pq.read_table(opened).cast(SCHEMA)
+            except (pa.ArrowException, ValueError):
+                raise WorkFailed(f"{part}: damaged; {MAKE_AGAIN}") from None
             writer.write_table(table, row_group_size=max(1, table.num_rows))
 
 

@@ -15,6 +15,7 @@ from typing import BinaryIO, Final
 import duckdb
 import numpy as np
 import pyarrow as pa
+import xxhash
 
 from data_prep.catalog.plan import PlannedShard, PlannedSplit, read_range
 from data_prep.catalog.select import limit_memory, plain_path
@@ -22,6 +23,7 @@ from data_prep.options import Options
 from data_prep.shards.images import EncodedImage, encode
 from data_prep.shards.limits import Guard
 from data_prep.sources.base import Source
+from data_prep.stored import MAKE_AGAIN
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.files import atomic_file
 from pipeline.dataset.images import ImageError
@@ -35,6 +37,7 @@ _SCHEMA: Final = pa.schema(
         pa.field("key", pa.string()),
         pa.field("offset", pa.uint64()),
         pa.field("size", pa.uint32()),
+        pa.field("hash", pa.uint64()),  # xxh3-64 of the image as it lies there
         pa.field("suffix", pa.string()),
         pa.field("width", pa.uint32()),
         pa.field("height", pa.uint32()),
@@ -68,8 +71,13 @@ class StreamTask:
 
     @property
     def record(self) -> Path:
-        """The file whose presence says that the stream is done."""
+        """The file that is written last."""
         return self.spool / f"stream-{self.stream.number:06d}.arrow"
+
+    @property
+    def done(self) -> bool:
+        """Whether both files are there."""
+        return self.record.exists() and self.record.with_suffix(".bin").exists()
 
     @property
     def position(self) -> Path:
@@ -119,7 +127,8 @@ class _Run:
         order = sorted(range(len(self.rows)), key=lambda i: (self.rows[i]["split"], self.rows[i]["shard"], i))
         for i in order:
             file.write(self.data[i])
-            yield self.rows[i] | {"offset": at, "size": len(self.data[i])}
+            hashed = xxhash.xxh3_64_intdigest(self.data[i])
+            yield self.rows[i] | {"offset": at, "size": len(self.data[i]), "hash": hashed}
             at += len(self.data[i])
 
 
@@ -155,7 +164,7 @@ def spool_stream(task: StreamTask, advance: Callable[[int], None]) -> None:
         done += run.flush(file, at)
     for row in waiting.values():
         gone = row["reject"] or f"not in {task.stream.file} any more"
-        done.append(_row(row, ImageError(gone)) | {"offset": 0, "size": 0})
+        done.append(_row(row, ImageError(gone)) | {"offset": 0, "size": 0, "hash": 0})
     task.position.unlink(missing_ok=True)
     done.sort(key=lambda row: (row["split"], row["shard"], row["offset"], row["key"]))
     with atomic_file(task.record) as file, pa.ipc.new_file(file, _SCHEMA) as writer:
@@ -194,7 +203,7 @@ def collect(records: list[Path], shard: PlannedShard) -> dict[str, EncodedImage 
                 start, stop = np.searchsorted(place, [wanted, wanted + 1])
                 rows = batch.slice(start, stop - start).to_pylist()
         except pa.ArrowException as error:
-            raise WorkFailed(f"{record}: damaged ({str(error).splitlines()[0]}); delete it and run again") from None
+            raise WorkFailed(f"{record}: damaged ({str(error).splitlines()[0]}); {MAKE_AGAIN}") from None
         found |= _load(record.with_suffix(".bin"), rows)
     return found
 
@@ -210,8 +219,8 @@ def _load(path: Path, rows: list[dict]) -> dict[str, EncodedImage | ImageError]:
             if file.tell() != row["offset"]:
                 file.seek(row["offset"])
             data = file.read(row["size"])
-            if len(data) != row["size"]:
-                raise WorkFailed(f"{path}: cut short; delete it and run again")
+            if xxhash.xxh3_64_intdigest(data) != row["hash"]:
+                raise WorkFailed(f"{path}: damaged; {MAKE_AGAIN}")
             found[row["key"]] = EncodedImage(data, row["suffix"], row["width"], row["height"])
     return found
 

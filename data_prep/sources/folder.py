@@ -19,7 +19,8 @@ from data_prep.remote.urls import join, public
 from data_prep.sources.base import UNKNOWN_BYTES, Place, Source
 from data_prep.sources.local import read_file
 from data_prep.sources.rows import Row, batches
-from pipeline.dataset.errors import UsageError
+from pipeline.dataset.errors import UsageError, WorkFailed
+from pipeline.dataset.images import ImageError
 
 SUFFIXES = (b".jpg", b".jpeg", b".png", b".webp", b".gif", b".tif", b".tiff", b".bmp")
 _TAKEN = "JPEG, PNG, WebP, GIF, TIFF or BMP"
@@ -36,7 +37,12 @@ class FolderSource(Source):
         return batches(_rows(_walk(Path(self.root), ignored), self.root))
 
     def read(self, place: Place) -> bytes:
-        return read_file(to_bytes(self.root) + b"/" + to_bytes(unescape(place.file)), place.bytes)
+        try:
+            return read_file(to_bytes(self.root) + b"/" + to_bytes(unescape(place.file)), place.bytes)
+        except ImageError:
+            if _is_gone(self.root):
+                raise WorkFailed(f"{escape(self.root)}: is gone, or empty; run again once it is back") from None
+            raise
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,15 @@ class RemoteFolderSource(Source):
 
     def read(self, place: Place) -> bytes:
         return read(join(self.root, unescape(place.file)), 0, None if place.bytes == UNKNOWN_BYTES else place.bytes)
+
+
+def _is_gone(root: str) -> bool:
+    """Whether a folder is not there, or a place where nothing is mounted: then no image is at fault."""
+    try:
+        with os.scandir(root) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return True
 
 
 def is_image(name: bytes) -> bool:

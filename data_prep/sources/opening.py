@@ -55,6 +55,8 @@ def resolved(path: Path) -> Path:
 
 def _place(name: str) -> str:
     """An absolute path without links, or a URL."""
+    if not name:
+        raise UsageError("SOURCE '': empty, as a variable that is not set; name a folder, a file or a URL")
     if not is_url(name):
         return str(resolved(Path(name)))
     check_scheme(name)
