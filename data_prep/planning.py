@@ -15,7 +15,7 @@ from data_prep.quantities import parse_limit
 from data_prep.request import Request
 from data_prep.shards.images import encode
 from data_prep.shards.limits import Guard
-from data_prep.shards.spool import Stream, streams_as_json, write_streams
+from data_prep.shards.spool import SPLITS, Stream, streams_as_json, write_streams
 from data_prep.sources.base import Source
 from data_prep.views import parse_count
 from data_prep.workers import Advance, WorkerDied, Workers
@@ -40,6 +40,8 @@ def make_plan(
         stored = work.read_plan(folder)
         if stored is not None:  # another task was faster
             return stored
+        for left in (*SPLITS, "spool"):  # of a plan that somebody deleted, perhaps for other images
+            shutil.rmtree(folder / left, ignore_errors=True)
         options = request.options
         listed = write_listing(sources, temporary, options.seed)
         rows_folder = temporary / "plan"

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 import xxhash
 
 from data_prep.options import Options
-from data_prep.quantities import parse_bytes
+from data_prep.quantities import parse_bytes, parse_limit
 from data_prep.sources.options import SourceOptions
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.images import MAX_PIXELS
@@ -84,22 +84,29 @@ def from_command_line(given: Mapping[str, Any]) -> Request:
         source_options=SourceOptions(labels=_words(given["labels"]), image=given["image"], key=given["key"]),
         keep=keep,
         classes=classes,
-        max_rejects=given["max_rejects"],
+        max_rejects=_limit(given["max_rejects"]),
         slice=None if given["task"] is None else Slice.parse(given["task"]),
         stop_after=given["stop_after"] and _one_of("--stop-after", given["stop_after"], ("plan", "stream")),
     )
 
 
 def hash_of(option: str, path: Path) -> str:
-    """xxh3-128 of a file that an option names. Raises UsageError where it cannot be read."""
+    """xxh3-128 of a file that an option names. Raises UsageError where it cannot be read, or not twice."""
     hasher = xxhash.xxh3_128()
     try:
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{option} {path}: no regular file; write the list into one")
         with path.open("rb") as file:
             while block := file.read(2**20):
                 hasher.update(block)
     except OSError as error:
         raise UsageError(f"{option} {path}: cannot be read ({error.strerror})") from None
     return hasher.hexdigest()
+
+
+def _limit(text: str) -> str:
+    parse_limit(text, 1, "--max-rejects")  # now, not after a listing that may take hours
+    return text
 
 
 def _words(text: str | None) -> tuple[str, ...]:

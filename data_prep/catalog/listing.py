@@ -6,6 +6,7 @@ Written once, in a stream; everything after it is SQL over these files, so no pa
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -81,13 +82,13 @@ def write_listing(sources: Sequence[Source], folder: Path, seed: int) -> Listed:
     for number, source in enumerate(sources):
         before = found.rows
         writer: pq.ParquetWriter | None = None
-        with (folder / f"source-{number:04d}.parquet").open("wb") as file:
+        with (folder / f"source-{number:04d}.parquet").open("wb") as file, ExitStack() as stack:
             for batch in _keyed(source.batches(ignored), number, seed, found):
-                writer = writer or pq.ParquetWriter(file, batch.schema)
+                if writer is None:
+                    writer = stack.enter_context(pq.ParquetWriter(file, batch.schema))
                 writer.write_batch(batch)
-            if writer is None or found.rows == before:
+            if found.rows == before:
                 raise UsageError(f"{source.name}: no images in it")
-            writer.close()
     return Listed(found.rows, found.hexdigest(), dict(ignored))
 
 

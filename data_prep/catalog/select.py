@@ -5,6 +5,7 @@ smaller one takes lies inside what a larger one takes.
 """
 
 import os
+import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -23,6 +24,7 @@ from pipeline.dataset.errors import UsageError, WorkFailed
 MEMORY_LIMIT: Final = "1GB"
 ORDER: Final = "shuffle, key"  # total, as keys are unique
 _NUMBER: Final = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?"  # 007 is no number, but a name
+_CHANGING: Final = re.compile(r"\b(random|(?:gen_random_)?uuid\w*|nextval|now|today)\s*\(", re.IGNORECASE)
 _ROW_COLUMNS: Final = '"key", path, labels, bytes, file, "offset", source, shuffle, split_hash, reject'
 
 
@@ -129,6 +131,9 @@ def _check_condition(connection: duckdb.DuckDBPyConnection, where: str) -> None:
         if len(statements) != 1:
             raise UsageError(f"--where {where!r}: more than one statement; write one condition")
         rows(connection, f"EXPLAIN SELECT 1 FROM listing WHERE ({where}\n)")
+        if found := _CHANGING.search(where):
+            why = f"{found[1]}() gives another answer every time, so the dataset could not be made again"
+            raise UsageError(f"--where {where!r}: {why}; --limit takes a fair sample")
     except duckdb.Error as error:
         columns = [str(row[0]) for row in rows(connection, "DESCRIBE listing")]
         shown = ", ".join(name for name in columns if name not in ("shuffle", "split_hash", "reject"))

@@ -111,6 +111,19 @@ def test_a_source_that_was_gone_while_sharding_costs_nothing(photos, tmp_path):
     assert digests(out) == digests(tmp_path / "whole")
 
 
+def test_records_of_a_deleted_plan_are_not_taken_for_another(photos, tmp_path):
+    source, out = tmp_path / "photos", tmp_path / "data"
+    shutil.copytree(photos, source)
+    command = ("shard", source, "--out", out, *SHARDS)
+    assert vitstream(*command, "--task", "0/1").returncode == 0
+    (out / ".shard-work/plan.json").unlink()
+    image = next(source.rglob("*.jpg"))
+    image.rename(image.with_name("renamed.jpg"))
+    assert vitstream(*command).returncode == 0
+    assert vitstream("shard", source, "--out", tmp_path / "fresh", *SHARDS).returncode == 0
+    assert digests(out) == digests(tmp_path / "fresh")
+
+
 def test_rejects_are_counted_by_kind_and_each_shard_once(tmp_path):
     shards = [PlannedShard("all", number, number * 10, number * 10 + 10) for number in range(3)]
     (tmp_path / "all").mkdir()

@@ -94,6 +94,8 @@ def _labels(cell: Any, text: bool, numbered: bool | None) -> Labels:
         except (ValueError, RecursionError):
             raise LabelError(f'label {cell[:40]!r} is no list; write ["a", "b"] or [1, 2]') from None
         return from_value(values)
+    if numbered is not False and cell == "-1":  # among numbers
+        return NO_LABELS
     if numbered is not False and _NUMBER.fullmatch(cell):
         return from_value(int(cell))
     return from_value(cell)

@@ -35,6 +35,7 @@ def test_where_takes_any_column_also_the_sources_own():
         ("1=1); DROP VIEW listing; SELECT (1=1", "more than one statement"),
         ("label = 'dog'", "leaves no image"),
         ("CAST(label AS INTEGER) = 1", "Could not convert"),
+        ("Random () < 0.5", "gives another answer every time"),
     ],
 )
 def test_where_that_is_none(where, said):

@@ -64,6 +64,14 @@ def test_labels_of_text_are_numbers_where_all_are(tmp_path, text, numbered, mult
     assert not any(row["reject"] for row in found)
 
 
+def test_minus_one_among_numbers_is_no_label(tmp_path):
+    source = opened(table(tmp_path / "a.csv", "path,label\n1.jpg,-1\n2.jpg,10\n3.jpg,2\n"))
+    assert source.numbered and [row["labels"] for row in rows(source)] == [[], ["10"], ["2"]]
+    assert [row["reject"] for row in rows(source)] == ["no label (a.csv, line 2)", None, None]
+    names = opened(table(tmp_path / "b.csv", "path,label\n1.jpg,-1\n2.jpg,cat\n"))
+    assert [row["labels"] for row in rows(names)] == [["-1"], ["cat"]]
+
+
 def test_several_label_columns_are_one_set(tmp_path):
     text = "path,genus,species,other\n1.jpg,canis,lupus,\n2.jpg,felis,,x\n3.jpg,,,\n4.jpg,same,same,\n"
     source = opened(table(tmp_path / "a.csv", text), labels=("genus", "species"))
