@@ -19,6 +19,7 @@ from data_prep.shards.spool import SPLITS, Stream, streams_as_json, write_stream
 from data_prep.sources.base import Source
 from data_prep.views import parse_count
 from data_prep.workers import Advance, WorkerDied, Workers
+from pipeline.dataset.errors import UsageError
 from pipeline.dataset.files import write_json
 from pipeline.dataset.images import ImageError
 
@@ -88,7 +89,12 @@ def _check_subsets(request: Request, samples: int) -> None:
     """Raises UsageError now, not after days, where a subset might be larger than what the rejects leave."""
     sure = samples - parse_limit(request.max_rejects, samples, "--max-rejects")
     for size in request.options.subsets:
-        parse_count(size, sure, "--subsets")
+        parse_count(size, samples, "--subsets")
+        try:
+            parse_count(size, sure, "--subsets")
+        except UsageError:
+            left = f"of {samples:,} images, --max-rejects {request.max_rejects} may leave only {sure:,}"
+            raise UsageError(f"--subsets {size}: {left}; choose a smaller subset, or fewer rejects") from None
 
 
 def asked(request: Request, sources: Sequence[Source]) -> dict[str, Any]:

@@ -124,6 +124,18 @@ def test_records_of_a_deleted_plan_are_not_taken_for_another(photos, tmp_path):
     assert digests(out) == digests(tmp_path / "fresh")
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--subsets", "21"), "21 samples; the dataset has 20"),
+        (("--subsets", "20", "--max-rejects", "1"), "of 20 images, --max-rejects 1 may leave only 19"),
+    ],
+)
+def test_a_subset_that_rejects_might_not_leave_is_refused_before_anything_is_encoded(photos, tmp_path, options, said):
+    one_line(vitstream("shard", photos, "--out", tmp_path / "data", *options), said)
+    assert not list((tmp_path / "data").rglob("*.tar"))
+
+
 def test_rejects_are_counted_by_kind_and_each_shard_once(tmp_path):
     shards = [PlannedShard("all", number, number * 10, number * 10 + 10) for number in range(3)]
     (tmp_path / "all").mkdir()
