@@ -89,7 +89,8 @@ def _lines(file: pa.NativeFile) -> Iterator[pa.Array]:
     first = True
     while lines := file.readlines(_BLOCK * KEY_DIGITS):
         keys = [line.strip().decode("utf-8", "replace") for line in lines]
-        if first and keys[0].lstrip("\ufeff") in ("key", ""):
-            keys = keys[1:]
+        if first:
+            keys[0] = keys[0].removeprefix("\ufeff").strip()
+            keys = keys[keys[0] == "key" :]
         first = False
         yield pa.array([key for key in keys if key], pa.string())

@@ -82,11 +82,16 @@ def keep_view(dataset: Path, keep_list: Path, out: Path) -> View:
     what = {"keep": hashlib.sha256(wanted.tobytes()).hexdigest(), "listed": len(wanted)}
 
     def choices() -> Iterator[_Choice]:
+        taken = 0
         for number, shard in enumerate(manifest.shards):
             keys = _open_index(dataset, shard).keys()
             kept = np.flatnonzero(contains(wanted, pack(pa.array(keys, pa.string()))))
             if len(kept):
+                taken += len(kept)
                 yield _Choice(number, None if len(kept) == shard.samples else kept)
+        if not taken:
+            named = f"names {len(wanted):,} keys, none of them one of {dataset}" if len(wanted) else "is empty"
+            raise UsageError(f"--keep {keep_list}: {named}; is it the list of another dataset?")
 
     made, was_complete = _make(dataset, manifest, out, what, choices())
     return View(made, was_complete, unknown=len(wanted) - made.samples)
@@ -171,8 +176,6 @@ def _fill(
         shards.append(replace(shard, samples=len(keys), key_sum=hex64(key_sum(keys))))
         files.append(File.of(folder, name))
         partial = True
-    if not shards:
-        raise UsageError(f"--keep: names none of the samples of {dataset}; is it the list of another dataset?")
     made = replace(manifest, shards=tuple(shards), files=tuple(files), asked=asked, partial=partial)
     write_manifest(folder, made)
     return made

@@ -143,7 +143,10 @@ def test_lists_that_are_none(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"'cat\.jpg' is no key"):
         keep_view(data, path, tmp_path / "view")
     path.write_text("f" * 24)
-    with pytest.raises(UsageError, match="names none of the samples"):
+    with pytest.raises(UsageError, match=r"keep\.txt: names 1 keys, none of them"):
+        keep_view(data, path, tmp_path / "view")
+    path.write_text("\ufeffkey\n\n")
+    with pytest.raises(UsageError, match=r"keep\.txt: is empty"):
         keep_view(data, path, tmp_path / "view")
     path.write_bytes(b"PAR1 nonsense")
     with pytest.raises(UsageError, match="cannot be read as a list of keys"):
