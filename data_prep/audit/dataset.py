@@ -19,7 +19,7 @@ from data_prep.progress import progress_bar
 from data_prep.work import WORK_NAME
 from data_prep.workers import WorkerDied, Workers
 from pipeline.dataset.errors import UsageError
-from pipeline.dataset.files import render_json
+from pipeline.dataset.files import open_regular, render_json
 from pipeline.dataset.images import MAX_PIXELS
 from pipeline.dataset.keys import key_hash
 from pipeline.dataset.manifest import MANIFEST_NAME, File, Manifest, read_manifest
@@ -156,8 +156,9 @@ def _audit_files(folder: Path, manifest: Manifest) -> list[Finding]:
         problems += _audit_catalogue(folder, manifest)
     if _is_there(folder, manifest, REJECTS_NAME):
         try:
-            for line in (folder / REJECTS_NAME).read_bytes().splitlines():
-                json.loads(line)["reason"]
+            with open_regular(folder / REJECTS_NAME) as file:
+                for line in file:
+                    json.loads(line)["reason"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             problems.append(f"{REJECTS_NAME} cannot be read: {error!r}")
     return findings + [Finding(escape(str(folder)), "", "", problem) for problem in problems]
@@ -165,7 +166,7 @@ def _audit_files(folder: Path, manifest: Manifest) -> list[Finding]:
 
 def _audit_catalogue(folder: Path, manifest: Manifest) -> list[str]:
     try:
-        with (folder / CATALOGUE_NAME).open("rb") as file:
+        with open_regular(folder / CATALOGUE_NAME) as file:
             metadata = pq.read_metadata(file)
         groups = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
         if groups != [shard.samples for shard in manifest.shards]:

@@ -12,6 +12,7 @@ from data_prep.audit.finding import Audit
 from data_prep.catalog.samples import CATALOGUE_NAME
 from data_prep.names import escape, unescape
 from pipeline.dataset.errors import WorkFailed
+from pipeline.dataset.files import open_regular
 from pipeline.dataset.images import ImageError, decode, read_header
 from pipeline.dataset.index import IndexRow
 from pipeline.dataset.keys import is_key, sample_key
@@ -89,7 +90,7 @@ def check_sample(audit: Audit, said: Said, key: str, offset: int, data: bytes, l
 def _catalogue_rows(audit: Audit) -> list[dict[str, Any]] | None:
     """This shard's row group, or None where it cannot be read."""
     try:
-        with (audit.task.dataset / CATALOGUE_NAME).open("rb") as opened, pq.ParquetFile(opened) as file:
+        with open_regular(audit.task.dataset / CATALOGUE_NAME) as opened, pq.ParquetFile(opened) as file:
             return file.read_row_group(audit.task.number).to_pylist()
     except (*UNREADABLE, IndexError) as error:
         audit.add(f"its rows of {CATALOGUE_NAME} cannot be read: {first_line(error)}")

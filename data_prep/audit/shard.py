@@ -20,6 +20,7 @@ from data_prep.shards.tar import Member, TarError, members
 from data_prep.tars import BrokenTar
 from data_prep.workers import Advance
 from pipeline.dataset.errors import UsageError
+from pipeline.dataset.files import open_regular
 from pipeline.dataset.index import SCHEMA, IndexRow
 from pipeline.dataset.keys import hex64, key_hash, key_sum
 from pipeline.dataset.manifest import File, LabelKind
@@ -82,7 +83,7 @@ def index_rows(path: Path) -> list[IndexRow]:
     Every offset and null is looked at before any is followed: in a damaged file, following one may crash Arrow.
     """
     rows: list[IndexRow] = []
-    with path.open("rb") as file, pa.ipc.open_file(file) as reader:
+    with open_regular(path) as file, pa.ipc.open_file(file) as reader:
         if reader.schema != SCHEMA:
             raise ValueError("columns of other names or types")
         for number in range(reader.num_record_batches):
@@ -97,7 +98,7 @@ def index_rows(path: Path) -> list[IndexRow]:
 
 def _audit_own(audit: Audit, expected: Expected, advance: Advance) -> str:
     """A tar of ours, in which nothing may be but pairs of image and label. Returns the hash of the file."""
-    with audit.task.path.open("rb") as opened:
+    with open_regular(audit.task.path) as opened:
         file = _HashedFile(opened)
         try:
             for image, label in own_samples(file):
@@ -150,7 +151,7 @@ def _audit_adopted(audit: Audit, expected: Expected, advance: Advance) -> str:
     task = audit.task
     listed = {row.key for row in expected.rows}
     labels_of = AdoptedLabels(task.classes, task.labels)
-    fd = os.open(task.path, os.O_RDONLY | os.O_CLOEXEC)
+    file = open_regular(task.path)
     try:
         for found in SCANS[task.container](task.path, task.shard.name):
             if isinstance(found, Reject):
@@ -163,14 +164,14 @@ def _audit_adopted(audit: Audit, expected: Expected, advance: Advance) -> str:
                 labels = labels_of(found)
                 if labels is None:
                     audit.add(f"label {found.labels.values[:3]} is none of the dataset's classes", found.key)
-                data = os.pread(fd, found.size, found.offset)
+                data = os.pread(file.fileno(), found.size, found.offset)
                 check_sample(audit, said, found.key, found.offset, data, labels)
             elif not task.partial:
                 audit.add("is not in its index", found.key)
     except (BrokenTar, MdsError, UsageError) as error:
         audit.add(str(error))
     finally:
-        os.close(fd)
+        file.close()
     expected.finish(audit)
     return File.of(task.path.parent, task.path.name).xxh3
 

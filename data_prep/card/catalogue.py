@@ -14,6 +14,7 @@ from data_prep.card.tally import Tally
 from data_prep.catalog.samples import CATALOGUE_NAME
 from data_prep.names import escape
 from pipeline.dataset.errors import WorkFailed
+from pipeline.dataset.files import open_regular
 from pipeline.dataset.manifest import Manifest
 
 MEMORY_LIMIT: Final = "1GB"
@@ -85,7 +86,7 @@ def _reading(datasets: list[Path], spill: Path) -> Iterator[Any]:
         connection.execute("SET temp_directory = $1", [str(spill)])
         connection.execute("SET preserve_insertion_order = false")
         connection.execute("SET enable_progress_bar = false")
-        files += [(dataset / CATALOGUE_NAME).open("rb") for dataset in datasets]
+        files += [open_regular(dataset / CATALOGUE_NAME) for dataset in datasets]
         # Not by their names, which DuckDB takes only as UTF-8, and in which it reads `*`, `?` and `[` as patterns.
         names = [f"/proc/self/fd/{file.fileno()}" for file in files]
         connection.read_parquet(names, filename=True).create_view("samples")

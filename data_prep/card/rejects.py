@@ -7,6 +7,7 @@ from typing import Final
 
 from data_prep.card.catalogue import damaged
 from data_prep.catalog.samples import REJECTS_NAME
+from pipeline.dataset.files import open_regular
 
 EXAMPLES: Final = 3
 MAX_KINDS: Final = 100
@@ -29,7 +30,7 @@ def by_reason(dataset: Path) -> dict[str, Kind] | None:
     """
     kinds: dict[str, Kind] = {}
     try:
-        with (dataset / REJECTS_NAME).open("rb") as file:
+        with open_regular(dataset / REJECTS_NAME) as file:
             for line in file:
                 reject = json.loads(line)
                 name = str(reject["reason"]).partition(":")[0]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pipeline.dataset.files import open_regular
 from pipeline.dataset.index import IndexRow
 from pipeline.dataset.keys import is_key, own_key
 from pipeline.dataset.manifest import Container
@@ -42,11 +43,12 @@ class ShardFile(ABC):
     def __init__(self, path: Path) -> None:
         """Raises OSError where it cannot be opened."""
         self.name = path.name
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._file = open_regular(path)
+        self.fd = self._file.fileno()
 
     def close(self) -> None:
         """No more reads after this."""
-        os.close(self.fd)
+        self._file.close()
 
     def read(self, row: IndexRow) -> Packed:
         """The sample of a row of the shard's index. Raises Unreadable."""

@@ -1,13 +1,26 @@
 """Files that are either whole or not there: write aside, fsync, rename, fsync the directory."""
 
+import errno
 import fcntl
 import glob
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Opens a file for reading. Raises OSError also for a pipe or a device: from these one may read for ever."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # which is to say, not waiting for a pipe's writer
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(fd)
+        reason = "Is a directory" if stat.S_ISDIR(mode) else "not a regular file"
+        raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, reason, str(path))
+    return os.fdopen(fd, "rb")
 
 
 def fsync_directory(directory: Path) -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.dataset.errors import WorkFailed
-from pipeline.dataset.files import atomic_file
+from pipeline.dataset.files import atomic_file, open_regular
 
 ROWS_PER_BATCH = 1024
 SCHEMA = pa.schema(
@@ -63,6 +63,7 @@ class ShardIndex:
         self._path = path
         self._batches: dict[int, pa.RecordBatch] = {}
         try:
+            open_regular(path).close()  # memory_map would wait for a pipe
             self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
             if self._reader.schema != SCHEMA:
                 raise pa.ArrowInvalid(f"columns {self._reader.schema.names}")

@@ -14,7 +14,7 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.dataset.errors import UsageError
-from pipeline.dataset.files import canonical_json, is_plain_name, write_json
+from pipeline.dataset.files import canonical_json, is_plain_name, open_regular, write_json
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "dataset.json"
@@ -57,7 +57,7 @@ class File:
     def of(cls, dataset: Path, name: str) -> "File":
         """The file as it lies there. Raises OSError."""
         hasher, size = xxhash.xxh3_64(), 0
-        with (dataset / name).open("rb") as file:
+        with open_regular(dataset / name) as file:
             while block := file.read(2**20):
                 hasher.update(block)
                 size += len(block)
@@ -190,7 +190,8 @@ def read_manifest(dataset: Path) -> Manifest:
     """
     path = dataset / MANIFEST_NAME
     try:
-        body = _Body.model_validate_json(path.read_bytes())
+        with open_regular(path) as file:
+            body = _Body.model_validate_json(file.read())
     except FileNotFoundError:
         raise UsageError(_no_dataset(dataset)) from None
     except PermissionError:

@@ -1,6 +1,7 @@
 """verify --repair: what can be had from the rest comes back to the byte; the rest is named, with what to do."""
 
 import json
+import os
 import shutil
 from itertools import chain
 from pathlib import Path
@@ -12,7 +13,7 @@ from data_prep.audit.dataset import verify
 from data_prep.audit.finding import Decoding
 from data_prep.audit.repair import Sources, repair
 from data_prep.views import keep_view, prefix_view
-from pipeline.dataset.errors import UsageError
+from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.index import ShardIndex
 from pipeline.dataset.manifest import read_manifest
 from tests.data_prep.adopt.tars import entries, write_tar
@@ -144,3 +145,19 @@ def test_an_adopted_catalogue_waits_for_its_shards(tmp_path):
     (tmp_path / "x.tar").write_bytes(whole)
     (tmp_path / "data/rejects.jsonl").write_bytes(b"")
     assert len(mend(tmp_path / "data").made) == 2 and contents(tmp_path / "data") == before
+
+
+def test_pipes_and_devices_are_found_and_not_read(data):
+    """From a pipe without a writer, and from /dev/zero, one would read for ever."""
+    for number, name in enumerate((f"{FIRST}.tar", f"{FIRST}.arrow", "samples.parquet", "rejects.jsonl")):
+        (data / name).unlink()
+        os.mkfifo(data / name) if number % 2 else (data / name).symlink_to("/dev/zero")
+    problems = [str(finding) for finding in verify(data, workers=1).findings]
+    for name in ("shard-000000.tar", "shard-000000.arrow", "samples.parquet", "rejects.jsonl"):
+        assert any(name in problem and "not a regular file" in problem for problem in problems), problems
+    with pytest.raises(WorkFailed, match="not a regular file"):
+        prefix_view(data, 3, data.parent / "view")
+    (data / "dataset.json").unlink()
+    os.mkfifo(data / "dataset.json")
+    with pytest.raises(UsageError, match="not a regular file"):
+        read_manifest(data)
