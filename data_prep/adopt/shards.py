@@ -1,7 +1,7 @@
 """What `vitstream index` is given: tars, a folder of tars, or an MDS folder."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -40,8 +40,8 @@ def find_shards(paths: Sequence[Path]) -> Given:
     Raises:
         UsageError: something is missing, compressed, named twice, or there is nothing.
     """
-    found = [(path, _is_folder(path)) for path in paths]
-    folders = [path for path, is_folder in found if is_folder and is_mds(path)]
+    found = [(path, _asks(path, Path.is_dir)) for path in paths]
+    folders = [path for path, is_folder in found if is_folder and _asks(path, is_mds)]
     if folders:
         if len(paths) > 1:
             raise UsageError(f"{folders[0]}: an MDS folder is indexed alone; give each its own --out")
@@ -96,9 +96,9 @@ def _head(path: Path, size: int) -> bytes:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _is_folder(path: Path) -> bool:
+def _asks(path: Path, question: Callable[[Path], bool]) -> bool:
     try:
-        return path.is_dir()
+        return question(path)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
 

@@ -16,7 +16,9 @@ class Format(StrEnum):
 
 
 def convert(
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A DATASET folder.", show_default=False)],
+    dataset: Annotated[
+        Path, typer.Argument(metavar="DATASET", help="A DATASET folder.", readable=False, show_default=False)
+    ],
     to: Annotated[Format, typer.Option(help="The format: MosaicML's.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The folder to make.", show_default=False)],
     json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,

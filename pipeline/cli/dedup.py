@@ -9,7 +9,9 @@ EXAMPLE = "Example: vitstream dedup data/train --out dedup --dedup-against data/
 
 
 def dedup(
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A DATASET folder.", show_default=False)],
+    dataset: Annotated[
+        Path, typer.Argument(metavar="DATASET", help="A DATASET folder.", readable=False, show_default=False)
+    ],
     out: Annotated[
         Path, typer.Option(help="Folder for keep.parquet, pairs.parquet, report.json, report.html.", show_default=False)
     ],

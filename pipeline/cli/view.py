@@ -9,7 +9,9 @@ EXAMPLE = "Example: vitstream view data/train --out data/train-9M --first 9M"
 
 
 def view(
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A DATASET folder.", show_default=False)],
+    dataset: Annotated[
+        Path, typer.Argument(metavar="DATASET", help="A DATASET folder.", readable=False, show_default=False)
+    ],
     out: Annotated[Path, typer.Option(help="The view to make, a dataset too.", show_default=False)],
     keep: Annotated[
         Path | None,

@@ -271,3 +271,9 @@ def test_an_adopted_index_or_catalogue_is_repaired_to_the_byte(dataset, tmp_path
     assert done.returncode == 0 and done.stdout.count("repaired: ") == 2, done.stdout + done.stderr
     for name in ("shards/part-1.arrow", "samples.parquet"):
         assert (data / name).read_bytes() == (dataset / name).read_bytes()
+
+
+def test_a_place_that_cannot_be_looked_into_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="File name too long"):
+        adopt([tmp_path / ("n" * 300)], tmp_path / "data", None, "0", workers=1)
+    assert not (tmp_path / "data").exists()
