@@ -51,11 +51,12 @@ def convert(dataset: Path, out: Path, bar: bool = False) -> Converted:
     try:
         if (out / SOURCE_NAME).exists():
             return _complete(out, manifest)
-        with stoppable("nothing is left of it"), aside(out) as folder:
-            writer = _writer()
-            with progress_bar("converting", manifest.samples, 0, bar) as advance:
-                _write(writer, dataset, manifest, folder, advance)
-            _finish(manifest, folder)
+        with aside(out) as folder:
+            writer = _writer()  # the import answers signals in its own way: only after it can we
+            with stoppable("nothing is left of it"):
+                with progress_bar("converting", manifest.samples, 0, bar) as advance:
+                    _write(writer, dataset, manifest, folder, advance)
+                _finish(manifest, folder)
     except OSError as error:
         reason = "no space left" if error.errno in DISK_FULL else error.strerror or error
         raise WorkFailed(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,17 @@ def test_without_the_library_it_is_one_line(tmp_path):
     (tmp_path / "mds").mkdir()
     (tmp_path / "mds/notes").touch()
     one_line(vitstream("convert", tmp_path / "data", "--to", "mds", "--out", tmp_path / "mds"), "not empty")
+
+
+def test_stopped_while_it_writes(tmp_path):
+    make_dataset(tmp_path / "data", 400, shards=1, size=(16, 16))
+    command = [PYTHON, "-m", "pipeline.cli", "convert", tmp_path / "data", "--to", "mds", "--out", tmp_path / "mds"]
+    process = subprocess.Popen([*map(str, command)], cwd=CHECKOUT, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list(tmp_path.glob(".mds.aside/*.mds*")):
+        time.sleep(0.001)
+    process.terminate()
+    said = process.communicate()[1]
+    if process.returncode == 3:  # else it was too quick, and is whole
+        assert "stopped by SIGTERM" in said and [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert convert(tmp_path / "data", tmp_path / "mds")["samples"] == 400
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "mds"]
