@@ -13,9 +13,11 @@ from typing import Any
 from data_prep import work
 from data_prep.catalog.listing import digest
 from data_prep.catalog.samples import REJECTS_NAME
-from data_prep.names import escape
+from data_prep.common.names import escape
+from data_prep.common.progress import progress_bar
+from data_prep.common.stopping import stoppable
+from data_prep.common.workers import Workers
 from data_prep.planning import asked, make_plan
-from data_prep.progress import progress_bar
 from data_prep.publish import (
     RejectLimit,
     check_whole,
@@ -33,8 +35,6 @@ from data_prep.sources import open_sources
 from data_prep.sources.base import Source
 from data_prep.sources.opening import resolved
 from data_prep.stages import make_shards, shard_tasks, stream
-from data_prep.stopping import stoppable
-from data_prep.workers import Workers
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.manifest import MANIFEST_NAME, Manifest, read_manifest
 

@@ -10,15 +10,15 @@ from data_prep.catalog.classes import read_class_list, resolve
 from data_prep.catalog.listing import write_listing
 from data_prep.catalog.plan import PlannedShard, PlannedSplit, count_shards, read_images, write_rows
 from data_prep.catalog.select import catalogue, first_row, pick
+from data_prep.common.quantities import parse_limit
+from data_prep.common.workers import Advance, WorkerDied, Workers
 from data_prep.options import Options
-from data_prep.quantities import parse_limit
 from data_prep.request import Request
 from data_prep.shards.images import encode
 from data_prep.shards.limits import Guard
 from data_prep.shards.spool import SPLITS, Stream, streams_as_json, write_streams
 from data_prep.sources.base import Source
 from data_prep.views import parse_count
-from data_prep.workers import Advance, WorkerDied, Workers
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.files import write_json
 from pipeline.dataset.images import ImageError

@@ -13,16 +13,16 @@ from typing import Any, Final
 
 from data_prep import work
 from data_prep.catalog.samples import REJECTS_NAME
-from data_prep.names import escape
+from data_prep.common.names import escape
+from data_prep.common.progress import progress_bar
+from data_prep.common.workers import Workers
 from data_prep.options import Options
 from data_prep.planning import make_plan
-from data_prep.progress import progress_bar
 from data_prep.publish import Record, read_record
 from data_prep.request import Request
 from data_prep.sources import open_sources
 from data_prep.sources.options import SourceOptions
 from data_prep.stages import make_shards, shard_tasks, stream
-from data_prep.workers import Workers
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import fsync_directory
 from pipeline.dataset.manifest import Manifest, read_manifest

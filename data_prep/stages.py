@@ -12,15 +12,15 @@ from typing import TypeVar
 
 from data_prep import work
 from data_prep.catalog.plan import read_images, read_range
-from data_prep.progress import progress_bar
+from data_prep.common.progress import progress_bar
+from data_prep.common.stored import read_stored
+from data_prep.common.workers import Advance, WorkerDied, Workers
 from data_prep.publish import dataset_of, planned_shards
 from data_prep.request import Request
 from data_prep.shards.limits import read_position
 from data_prep.shards.shard import ShardTask, make_shard
 from data_prep.shards.spool import Stream, StreamTask, spool_stream
 from data_prep.sources.base import Source
-from data_prep.stored import read_stored
-from data_prep.workers import Advance, WorkerDied, Workers
 from pipeline.dataset.errors import StoppedResumable, WorkFailed
 from pipeline.dataset.files import write_json
 

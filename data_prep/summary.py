@@ -5,8 +5,8 @@ from pathlib import Path
 
 from data_prep.build import Outcome
 from data_prep.catalog.samples import REJECTS_NAME
-from data_prep.names import escape
-from data_prep.quantities import human_bytes
+from data_prep.common.names import escape
+from data_prep.common.quantities import human_bytes
 from pipeline.dataset.manifest import Manifest
 
 

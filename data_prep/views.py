@@ -16,10 +16,10 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from data_prep.aside import aside
-from data_prep.keylists import contains, pack, read_key_list
-from data_prep.links import link
-from data_prep.names import escape
+from data_prep.common.aside import aside
+from data_prep.common.keylists import contains, pack, read_key_list
+from data_prep.common.links import link
+from data_prep.common.names import escape
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import fsync_directory
 from pipeline.dataset.index import ShardIndex, write_table

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from data_prep.catalog.plan import PlannedSplit
-from data_prep.stored import read_stored
+from data_prep.common.stored import read_stored
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import write_json
 from pipeline.dataset.manifest import LabelKind

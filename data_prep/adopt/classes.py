@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Final
 
 from data_prep.adopt.parts import Part
-from data_prep.packed import MAX_CLASSES, Labels
+from data_prep.foreign.packed import MAX_CLASSES, Labels
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.manifest import LabelKind
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from data_prep.catalog.samples import Reject
-from data_prep.packed import LabelForm, Labels, PackedSample
+from data_prep.foreign.packed import LabelForm, Labels, PackedSample
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.files import atomic_file, write_json
 

@@ -10,10 +10,10 @@ from data_prep.adopt.mds import scan_mds
 from data_prep.adopt.parts import Part, Stamp, part_path, read_part, read_samples, write_part
 from data_prep.adopt.tar import scan_tar
 from data_prep.catalog.samples import CatalogueRow, Reject, write_rows
-from data_prep.links import link
-from data_prep.packed import LabelForm, PackedSample
-from data_prep.tars import BrokenTar
-from data_prep.workers import Advance
+from data_prep.common.links import link
+from data_prep.common.workers import Advance
+from data_prep.foreign.packed import LabelForm, PackedSample
+from data_prep.foreign.tars import BrokenTar
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.index import IndexRow, write_index
 from pipeline.dataset.keys import hex64, key_sum

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from data_prep.common.names import escape, one_line
+from data_prep.foreign.tars import compression
 from data_prep.mds.reader import is_mds, read_classes, read_index
-from data_prep.names import escape, one_line
-from data_prep.tars import compression
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.manifest import MANIFEST_NAME, Container, Shard
 

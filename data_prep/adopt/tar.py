@@ -12,8 +12,8 @@ from typing import BinaryIO, Final
 import xxhash
 
 from data_prep.catalog.samples import Reject
-from data_prep.names import escape
-from data_prep.packed import (
+from data_prep.common.names import escape
+from data_prep.foreign.packed import (
     MAX_IMAGE_BYTES,
     MAX_LABEL_BYTES,
     NO_LABELS,
@@ -23,7 +23,7 @@ from data_prep.packed import (
     from_cls,
     from_json,
 )
-from data_prep.tars import BLOCK, MemberHeader, iter_members
+from data_prep.foreign.tars import BLOCK, MemberHeader, iter_members
 from pipeline.dataset.containers import parse_header
 from pipeline.dataset.images import ImageError, read_header
 from pipeline.dataset.keys import own_key, sample_name

@@ -14,10 +14,10 @@ from data_prep.audit.finding import Audit, AuditTask, Decoding, Finding, why_unr
 from data_prep.audit.sample import UNREADABLE
 from data_prep.audit.shard import audit_shard, index_rows
 from data_prep.catalog.samples import CATALOGUE_NAME, REJECTS_NAME
-from data_prep.names import escape
-from data_prep.progress import progress_bar
+from data_prep.common.names import escape
+from data_prep.common.progress import progress_bar
+from data_prep.common.workers import WorkerDied, Workers
 from data_prep.work import WORK_NAME
-from data_prep.workers import WorkerDied, Workers
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.files import open_regular, render_json
 from pipeline.dataset.images import MAX_PIXELS

@@ -6,8 +6,8 @@ from typing import Final
 
 import numpy as np
 
-from data_prep.names import escape
-from data_prep.quantities import parse_limit
+from data_prep.common.names import escape
+from data_prep.common.quantities import parse_limit
 from pipeline.dataset.keys import keyed_hash
 from pipeline.dataset.manifest import Container, LabelKind, Shard
 

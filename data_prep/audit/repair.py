@@ -16,10 +16,10 @@ from data_prep.audit.dataset import Report, folders_of, verify
 from data_prep.audit.finding import Finding
 from data_prep.audit.shard import AdoptedLabels, index_rows, own_samples, read_labels
 from data_prep.catalog.samples import CATALOGUE_NAME, REJECTS_NAME, Reject, join_rows, write_rows
-from data_prep.names import escape
-from data_prep.packed import PackedSample
+from data_prep.common.names import escape
+from data_prep.foreign.packed import PackedSample
+from data_prep.foreign.tars import BrokenTar
 from data_prep.shards.tar import TarError
-from data_prep.tars import BrokenTar
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import fsync_directory
 from pipeline.dataset.images import ImageError, read_header

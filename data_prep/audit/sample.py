@@ -10,7 +10,7 @@ import xxhash
 
 from data_prep.audit.finding import Audit
 from data_prep.catalog.samples import CATALOGUE_NAME
-from data_prep.names import escape, unescape
+from data_prep.common.names import escape, unescape
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.files import open_regular
 from pipeline.dataset.images import ImageError, decode, read_header

@@ -15,10 +15,10 @@ from data_prep.adopt.scan import SCANS
 from data_prep.audit.finding import Audit, AuditTask, why_unreadable
 from data_prep.audit.sample import UNREADABLE, Expected, check_sample, first_line
 from data_prep.catalog.samples import Reject
-from data_prep.packed import PackedSample
+from data_prep.common.workers import Advance
+from data_prep.foreign.packed import PackedSample
+from data_prep.foreign.tars import BrokenTar
 from data_prep.shards.tar import Member, TarError, members
-from data_prep.tars import BrokenTar
-from data_prep.workers import Advance
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.files import open_regular
 from pipeline.dataset.index import SCHEMA, IndexRow

@@ -12,7 +12,7 @@ import numpy as np
 from data_prep.card.distribution import Distribution, coarse_sql
 from data_prep.card.tally import Tally
 from data_prep.catalog.samples import CATALOGUE_NAME
-from data_prep.names import escape
+from data_prep.common.names import escape
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.files import open_regular
 from pipeline.dataset.manifest import Manifest

@@ -15,9 +15,9 @@ from data_prep.card.distribution import Distribution
 from data_prep.card.pictures import Picture
 from data_prep.card.rejects import Kind
 from data_prep.card.tally import Tally
-from data_prep.names import escape
-from data_prep.progress import progress_bar
-from data_prep.workers import Advance
+from data_prep.common.names import escape
+from data_prep.common.progress import progress_bar
+from data_prep.common.workers import Advance
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.manifest import MANIFEST_NAME, Manifest, read_manifest
 

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from data_prep.card.catalogue import damaged
 from data_prep.card.tally import Tally
-from data_prep.workers import Advance
+from data_prep.common.workers import Advance
 from pipeline.dataset.index import ShardIndex
 from pipeline.dataset.manifest import Manifest
 

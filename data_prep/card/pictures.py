@@ -16,8 +16,8 @@ import numpy as np
 import simplejpeg
 
 from data_prep.card.catalogue import damaged
+from data_prep.common.workers import Advance, WorkerDied, Workers
 from data_prep.shards.limits import Guard
-from data_prep.workers import Advance, WorkerDied, Workers
 from pipeline.dataset.containers import Unreadable, open_shard
 from pipeline.dataset.images import MAX_PIXELS, ImageError, decode, read_header
 from pipeline.dataset.index import IndexRow, ShardIndex

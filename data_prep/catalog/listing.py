@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from data_prep.names import to_bytes, unescape
+from data_prep.common.names import to_bytes, unescape
 from data_prep.sources.base import COLUMNS, Source
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.keys import KEY_DIGITS, keyed_hash, sample_key

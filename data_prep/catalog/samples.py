@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.stored import MAKE_AGAIN
+from data_prep.common.stored import MAKE_AGAIN
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.files import atomic_file
 

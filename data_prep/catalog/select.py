@@ -16,7 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from data_prep.catalog.listing import OWN_COLUMNS
-from data_prep.keylists import key_chunks
+from data_prep.common.keylists import key_chunks
 from data_prep.options import Options
 from data_prep.sources.base import COLUMNS
 from pipeline.dataset.errors import UsageError, WorkFailed

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from data_prep.names import escape
+from data_prep.common.names import escape
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.images import MAX_PIXELS
 from pipeline.dataset.index import SCHEMA, ShardIndex

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_prep.common.names import escape
+from data_prep.common.progress import progress_bar
+from data_prep.common.stopping import stoppable
+from data_prep.common.workers import Workers
 from data_prep.dedup.corpus import Corpus
 from data_prep.dedup.hashes import Hashes
 from data_prep.dedup.near import MAX_DISTANCE
@@ -17,11 +21,7 @@ from data_prep.dedup.report import REPORT_NAME, as_report
 from data_prep.dedup.scan import is_done, read_parts, scan, tasks_of
 from data_prep.dedup.select import select
 from data_prep.dedup.work import WORK_NAME, check_same, work_folder
-from data_prep.names import escape
-from data_prep.progress import progress_bar
-from data_prep.stopping import stoppable
 from data_prep.work import DISK_FULL
-from data_prep.workers import Workers
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import remove_abandoned, write_json
 from pipeline.dataset.manifest import read_manifest

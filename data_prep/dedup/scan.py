@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep.common.workers import Advance, WorkerDied, Workers
 from data_prep.dedup.corpus import Corpus, open_index
 from data_prep.dedup.hashes import SCHEMA, VERSION, Hashes, as_table, hash_image, one_thread
-from data_prep.workers import Advance, WorkerDied, Workers
 from pipeline.dataset.containers import Unreadable, open_shard
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.files import atomic_file

@@ -13,11 +13,11 @@ from typing import Final
 
 import numpy as np
 
+from data_prep.common.keylists import contains
 from data_prep.dedup.greedy import keep_best
 from data_prep.dedup.hashes import HASHED, Hashes
 from data_prep.dedup.near import nearest
 from data_prep.dedup.pattern import differing_bits
-from data_prep.keylists import contains
 
 BYTES, PIXELS, NEAR = range(3)
 KINDS: Final = ("bytes", "pixels", "near")

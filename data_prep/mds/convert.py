@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from data_prep.aside import aside
+from data_prep.common.aside import aside
+from data_prep.common.names import escape
+from data_prep.common.progress import progress_bar
+from data_prep.common.stopping import stoppable
+from data_prep.common.workers import Advance
 from data_prep.mds.reader import CLASSES_NAME, is_mds, read_classes, read_index
-from data_prep.names import escape
-from data_prep.progress import progress_bar
-from data_prep.stopping import stoppable
 from data_prep.work import DISK_FULL
-from data_prep.workers import Advance
 from pipeline.dataset.containers import Unreadable, open_shard
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import write_json

@@ -12,8 +12,8 @@ from typing import Final
 
 import numpy as np
 
-from data_prep.names import escape, one_line
-from data_prep.packed import NO_LABELS, LabelError, Labels, from_cls, from_json, from_value
+from data_prep.common.names import escape, one_line
+from data_prep.foreign.packed import NO_LABELS, LabelError, Labels, from_cls, from_json, from_value
 from pipeline.dataset.containers import mds_key
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.files import is_plain_name

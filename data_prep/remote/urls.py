@@ -7,7 +7,7 @@ import re
 from typing import Final
 from urllib.parse import quote, urlsplit
 
-from data_prep.names import escape
+from data_prep.common.names import escape
 from pipeline.dataset.errors import UsageError
 
 SCHEMES: Final = ("s3", "gs", "gcs", "http", "https")

@@ -19,11 +19,11 @@ import xxhash
 
 from data_prep.catalog.plan import PlannedShard, PlannedSplit, read_range
 from data_prep.catalog.select import limit_memory, plain_path
+from data_prep.common.stored import MAKE_AGAIN
 from data_prep.options import Options
 from data_prep.shards.images import EncodedImage, encode
 from data_prep.shards.limits import Guard
 from data_prep.sources.base import Source
-from data_prep.stored import MAKE_AGAIN
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.files import atomic_file
 from pipeline.dataset.images import ImageError

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from data_prep.names import escape, unescape
+from data_prep.common.names import escape, unescape
 from data_prep.sources.base import Place, Source
 from data_prep.sources.files import OPEN_FILES
 from pipeline.dataset.containers import ShardFile, Unreadable, open_shard

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
-from data_prep.names import escape, unescape
+from data_prep.common.names import escape, unescape
 from data_prep.remote.objects import open_url, read
 from data_prep.remote.urls import is_url, public
 from pipeline.dataset.errors import UsageError

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from data_prep.names import escape, from_bytes, to_bytes, unescape
+from data_prep.common.names import escape, from_bytes, to_bytes, unescape
 from data_prep.remote.objects import list_folder, read
 from data_prep.remote.urls import join, public
 from data_prep.sources.base import UNKNOWN_BYTES, Place, Source

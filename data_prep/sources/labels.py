@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from data_prep.packed import Labels
+from data_prep.foreign.packed import Labels
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from typing import BinaryIO, Final
 
 import pyarrow as pa
 
+from data_prep.common.names import escape, unescape
+from data_prep.foreign.packed import LabelError, Labels
 from data_prep.mds.reader import CLASSES_NAME, INDEX_NAME, choose_columns, read_classes, read_index, rows
-from data_prep.names import escape, unescape
-from data_prep.packed import LabelError, Labels
 from data_prep.remote.objects import MAX_FILE_BYTES, list_folder, read
 from data_prep.remote.urls import is_url, join, public
 from data_prep.sources.base import UNKNOWN_BYTES, Place, Source

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
+from data_prep.common.names import escape
 from data_prep.mds.reader import INDEX_NAME
-from data_prep.names import escape
 from data_prep.remote.objects import list_folder, read
 from data_prep.remote.urls import check_scheme, is_http, is_url, join, public
 from data_prep.sources import tables

@@ -13,8 +13,9 @@ from typing import BinaryIO, Final
 
 import pyarrow as pa
 
-from data_prep.names import escape
-from data_prep.packed import MAX_LABEL_BYTES, NO_LABELS, LabelError, Labels, from_cls, from_json
+from data_prep.common.names import escape
+from data_prep.foreign.packed import MAX_LABEL_BYTES, NO_LABELS, LabelError, Labels, from_cls, from_json
+from data_prep.foreign.tars import BLOCK, BrokenTar, MemberHeader, iter_members, parse_header
 from data_prep.remote.objects import MAX_FILE_BYTES
 from data_prep.remote.urls import is_url
 from data_prep.sources.base import Place, Source
@@ -23,7 +24,6 @@ from data_prep.sources.folder import is_image
 from data_prep.sources.inflate import Bomb, Inflated, codec
 from data_prep.sources.labels import LabelStyle
 from data_prep.sources.rows import Row, batches
-from data_prep.tars import BLOCK, BrokenTar, MemberHeader, iter_members, parse_header
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.images import ImageError
 from pipeline.dataset.keys import sample_name

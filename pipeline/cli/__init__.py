@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from data_prep.names import one_line
+from data_prep.common.names import one_line
 from pipeline.cli import convert, dedup, finalize, index, inspect, order, shard, submit, train, verify, view
 from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
 

@@ -30,8 +30,8 @@ def convert(
     """
     import sys
 
+    from data_prep.common.quantities import human_bytes
     from data_prep.mds import convert as mds
-    from data_prep.quantities import human_bytes
     from pipeline.cli.output import say
 
     made = mds.convert(dataset, out, bar=sys.stderr.isatty() and not json)

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from data_prep.names import one_line
+from data_prep.common.names import one_line
 from pipeline.dataset.errors import WorkFailed
 
 

@@ -15,7 +15,7 @@ import webdataset
 import xxhash
 
 from data_prep.catalog.listing import SPLIT_SEED
-from data_prep.names import escape
+from data_prep.common.names import escape
 from pipeline.dataset.index import ShardIndex
 from pipeline.dataset.keys import hex64, key_sum, keyed_hash, sample_key
 from pipeline.dataset.manifest import read_manifest

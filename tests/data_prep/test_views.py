@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.keylists import contains, pack, read_key_list
-from data_prep.links import link
+from data_prep.common.keylists import contains, pack, read_key_list
+from data_prep.common.links import link
 from data_prep.views import keep_view, parse_count, prefix_view, subset_views
 from pipeline.data.read import DatasetReader, Sample
 from pipeline.dataset.errors import UsageError, WorkFailed

@@ -7,7 +7,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from data_prep.names import escape
+from data_prep.common.names import escape
 from data_prep.sources.base import COLUMNS
 from data_prep.sources.options import SourceOptions
 from pipeline.dataset.errors import UsageError

@@ -2,8 +2,8 @@
 
 from itertools import islice
 
-from data_prep.names import escape
-from data_prep.packed import LabelError, Labels
+from data_prep.common.names import escape
+from data_prep.foreign.packed import LabelError, Labels
 from data_prep.remote.urls import is_url, parent, public
 from data_prep.sources.base import Source
 from data_prep.sources.files import base_name, shown

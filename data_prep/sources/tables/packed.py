@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from data_prep.names import escape
+from data_prep.common.names import escape
 from data_prep.sources.base import ROWS_PER_BATCH, Source
 from data_prep.sources.files import base_name
 from data_prep.sources.labels import LabelStyle

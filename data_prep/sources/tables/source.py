@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_prep.names import escape, to_bytes, unescape
-from data_prep.packed import LabelError
+from data_prep.common.names import escape, to_bytes, unescape
+from data_prep.foreign.packed import LabelError
 from data_prep.remote.objects import read
 from data_prep.remote.urls import is_url
 from data_prep.sources.base import ROWS_PER_BATCH, UNKNOWN_BYTES, Place, Source

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_prep.catalog.samples import Reject
-from data_prep.packed import PackedSample
+from data_prep.foreign.packed import PackedSample
 from tests.datasets import Entry, photo_entry
 
 Member = tuple[str, bytes] | tarfile.TarInfo

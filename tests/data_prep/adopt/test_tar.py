@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_prep.adopt.tar import scan_tar
-from data_prep.packed import NO_LABELS, LabelError, Labels, from_cls, from_json, from_value
-from data_prep.tars import BrokenTar
+from data_prep.foreign.packed import NO_LABELS, LabelError, Labels, from_cls, from_json, from_value
+from data_prep.foreign.tars import BrokenTar
 from pipeline.dataset.containers import TarFile, Unreadable
 from pipeline.dataset.index import IndexRow
 from pipeline.dataset.keys import own_key, sample_key, sample_name

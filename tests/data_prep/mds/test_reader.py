@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from data_prep.adopt.adopt import adopt
 from data_prep.audit.dataset import verify
+from data_prep.foreign.packed import LabelError, Labels
 from data_prep.mds.reader import choose_columns, decode_label, read_index
-from data_prep.packed import LabelError, Labels
 from pipeline.data.read import DatasetReader, Hole, Sample
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.keys import sample_key

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.names import escape, from_bytes, to_bytes, unescape
+from data_prep.common.names import escape, from_bytes, to_bytes, unescape
 from data_prep.sources import open_sources
 from data_prep.sources.base import COLUMNS, Place
 from data_prep.sources.options import SourceOptions

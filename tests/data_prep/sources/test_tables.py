@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.names import from_bytes
-from data_prep.packed import LabelError
+from data_prep.common.names import from_bytes
+from data_prep.foreign.packed import LabelError
 from data_prep.sources.tables.cells import labels_of, locate
 from pipeline.dataset.errors import UsageError
 from tests.data_prep.sources.listing import ignored, opened, read_all, rows

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.tars import BLOCK, MAX_EXTENDED_BYTES, BrokenTar, MemberHeader, compression, iter_members
+from data_prep.foreign.tars import BLOCK, MAX_EXTENDED_BYTES, BrokenTar, MemberHeader, compression, iter_members
 
 pytestmark = pytest.mark.fast
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from data_prep.workers import Advance
+from data_prep.common.workers import Advance
 
 
 @contextmanager

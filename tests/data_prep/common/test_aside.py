@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.aside import aside
+from data_prep.common.aside import aside
 from data_prep.views import prefix_view
 from pipeline.dataset.errors import UsageError, WorkFailed
 from tests.datasets import make_dataset
