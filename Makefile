@@ -10,7 +10,7 @@ MDS := .venv-mds
 demo: $(INSTALLED)  ## the whole way of a sample, on real images, in minutes
 	@$(VENV)/bin/python demo/run.py
 
-test: $(INSTALLED) slurm browser lint  ## everything
+test: $(INSTALLED) $(MDS)/.installed slurm browser lint  ## everything
 	$(VENV)/bin/python -m pytest
 
 soak: $(INSTALLED)  ## the full fault matrices, hours; goes on where it was stopped: make soak SOAK="--faults prep-kills=20"
