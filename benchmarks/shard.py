@@ -295,7 +295,8 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--small", type=int, default=12_000, help="photos of 500 x 375")
-    parser.add_argument("--large", type=int, default=1500, help="photos of 3 megapixels")
+    parser.add_argument("--large", type=int, default=1500, help="photos of 3 megapixels, 1 MB")
+    parser.add_argument("--light", type=int, default=1500, help="photos of 3 megapixels, half as many bytes")
     parser.add_argument("--job", choices=JOBS, action="append", help="default: all")
     parser.add_argument("--only", action="append", help="contenders; default: all")
     options = parser.parse_args()
@@ -306,7 +307,7 @@ def main() -> None:
     try:
         results = []
         for job in options.job or JOBS:
-            for kind, count in (("small", options.small), ("large", options.large)):
+            for kind, count in (("small", options.small), ("large", options.large), ("light", options.light)):
                 for row in compare(options, job, kind, count, scratch) if count else ():
                     results.append(row)
                     print(json.dumps(row), flush=True)
