@@ -16,6 +16,7 @@ from data_prep.catalog.samples import REJECTS_NAME
 from data_prep.common.names import escape
 from data_prep.common.progress import progress_bar
 from data_prep.common.stopping import stoppable
+from data_prep.common.unfinished import explained, unusable, work_folder
 from data_prep.common.workers import Workers
 from data_prep.planning import asked, make_plan
 from data_prep.publish import (
@@ -35,7 +36,7 @@ from data_prep.sources import open_sources
 from data_prep.sources.base import Source
 from data_prep.sources.opening import resolved
 from data_prep.stages import make_shards, shard_tasks, stream
-from pipeline.dataset.errors import UsageError, WorkFailed
+from pipeline.dataset.errors import UsageError
 from pipeline.dataset.manifest import MANIFEST_NAME, Manifest, read_manifest
 
 KEPT = "all whole shards are kept"
@@ -76,7 +77,7 @@ def shard(request: Request, workers: int, bar: bool = False) -> Outcome:
         except OSError as error:
             if _finished_by_another(request):
                 return _complete(wanted, start)
-            raise _explained(error, request.out) from None
+            raise explained(error, request.out, KEPT) from None
     if part is not None:
         return Outcome({}, {}, ignored, encoded, monotonic() - start, False, part)
     return replace(_complete(wanted, start), ignored=ignored, encoded=encoded, was_complete=False)
@@ -95,7 +96,7 @@ def finalize(out: Path, max_rejects: str | None) -> Outcome:
             done_now = publish_all(out, max_rejects)
         except OSError as error:
             if not finished(out) or (out / work.WORK_NAME).exists():  # else another finalize was faster
-                raise _explained(error, out) from None
+                raise explained(error, out, KEPT) from None
             done_now = False
     return replace(_complete(finished(out), start), was_complete=not done_now)
 
@@ -112,7 +113,7 @@ def _build(
     """Does what is missing. Returns the number of images written in this run, what was done if not all, and what the
     listing passed over."""
     out = request.out
-    with work.work_folder(out, shared=request.slice is not None) as folder, Workers(workers) as pool:
+    with work_folder(out, "shard", shared=request.slice is not None) as folder, Workers(workers) as pool:
         plan = _plan(request, sources, now, folder, pool)
         if request.stop_after == "plan":
             shards = sum(split.shards for split in plan.splits)
@@ -167,7 +168,7 @@ def _is_complete(request: Request, sources: Sequence[Source], now: dict[str, Any
     try:
         present = [path for path in (out, out / "train", out / "val") if (path / MANIFEST_NAME).exists()]
     except OSError as error:
-        raise work.unusable(out, error) from None
+        raise unusable(out, error) from None
     if present and request.slice is None:
         now = now | _listed(sources)
     for path in present:
@@ -179,7 +180,7 @@ def _is_complete(request: Request, sources: Sequence[Source], now: dict[str, Any
     if present != wanted:
         return False
     if unfinished and request.slice is None:  # stopped after the manifest was written
-        with work.work_folder(out):
+        with work_folder(out, "shard"):
             tidy(out, "train" if request.options.val_fraction else "all")
     for folder in wanted:
         check_whole(folder, out)
@@ -198,10 +199,3 @@ def _finished_by_another(request: Request) -> bool:
     wanted = datasets(request.out, request.options.val_fraction)
     gone = not (request.out / work.WORK_NAME).exists()
     return request.slice is not None and gone and all((folder / MANIFEST_NAME).exists() for folder in wanted)
-
-
-def _explained(error: OSError, out: Path) -> WorkFailed:
-    if error.errno in work.DISK_FULL:
-        return WorkFailed(f"{out}: no space left; {KEPT}: make room and run the same again")
-    where = escape(str(error.filename or out))
-    return WorkFailed(f"{where}: {error.strerror or error}; {KEPT}: run the same again to continue")

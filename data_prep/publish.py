@@ -12,6 +12,7 @@ from data_prep.catalog.plan import PlannedShard, PlannedSplit
 from data_prep.catalog.samples import CATALOGUE_NAME, REJECTS_NAME, Reject, join_rows, write_rejects
 from data_prep.common.quantities import parse_limit
 from data_prep.common.stored import read_stored
+from data_prep.common.unfinished import work_folder
 from data_prep.views import subset_views
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import fsync_directory
@@ -129,7 +130,7 @@ def finalize(out: Path, max_rejects: str | None = None) -> bool:
         if finished(out):
             return False
         raise UsageError(f"{out}: no planned dataset in it; begin with: vitstream shard SOURCE --out {out}")
-    with work.work_folder(out, shared=True) as folder:
+    with work_folder(out, "shard", shared=True) as folder:
         plan = work.read_plan(folder)
         if plan is None:
             return False

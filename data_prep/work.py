@@ -6,7 +6,6 @@ SPLIT/shard-*     records, parts of the catalogue, and what is being written
 lock, plan.lock   held by the processes that work here, and by the one that plans
 """
 
-import errno
 import fcntl
 import os
 import platform
@@ -20,14 +19,13 @@ from typing import Any, Final
 
 from data_prep.catalog.plan import PlannedSplit
 from data_prep.common.stored import read_stored
+from data_prep.common.unfinished import lock
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import write_json
 from pipeline.dataset.manifest import LabelKind
 
 WORK_NAME: Final = ".shard-work"
-DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _LIBRARIES: Final = ("vitstream", "numpy", "opencv-python-headless", "simplejpeg", "pillow", "pyarrow")
-_NO_LOCKS: Final = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @dataclass(frozen=True)
@@ -55,42 +53,13 @@ def versions() -> dict[str, str]:
 
 
 @contextmanager
-def work_folder(out: Path, shared: bool = False) -> Iterator[Path]:
-    """OUT/.shard-work, locked for as long as the block runs: against everyone, or, `shared`, but for other tasks.
-
-    Raises:
-        UsageError: OUT holds something else, cannot be written, or another process is at work in it.
-    """
-    work = out / WORK_NAME
-    try:
-        if not work.is_dir() and out.exists() and any(out.iterdir()) and not work.is_dir():  # made meanwhile by a task
-            raise UsageError(f"{out}: not empty, and no unfinished dataset in it; choose another --out, or delete it")
-        work.mkdir(parents=True, exist_ok=True)
-        fd = os.open(work / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise
-        raise unusable(out, error) from None
-    try:
-        _lock(fd, out, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-        yield work
-    finally:
-        os.close(fd)
-
-
-@contextmanager
 def planning(work: Path) -> Iterator[Path]:
     """A fresh folder to plan in, once no other task plans. Where the file system knows no locks, several may plan at
     the same time, to the same result."""
     fd = os.open(work / "plan.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     folder = work / f"planning-{os.urandom(6).hex()}"
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-        else:
+        if lock(fd, fcntl.LOCK_EX):
             for left in work.glob("planning-*"):  # by one that was killed
                 shutil.rmtree(left, ignore_errors=True)
         folder.mkdir()
@@ -98,11 +67,6 @@ def planning(work: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(fd)
-
-
-def unusable(out: Path, error: OSError) -> UsageError:
-    """What to raise where OUT can be neither found nor made."""
-    return UsageError(f"{out}: cannot be written ({error.strerror}); choose another --out")
 
 
 def read_plan(work: Path) -> Plan | None:
@@ -147,16 +111,6 @@ def remove(work: Path) -> None:
         work.rename(gone)
     for left in work.parent.glob(f"{WORK_NAME}.removed-*"):
         shutil.rmtree(left, ignore_errors=True)
-
-
-def _lock(fd: int, out: Path, kind: int) -> None:
-    try:
-        fcntl.flock(fd, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UsageError(f"{out}: another vitstream shard is at work in it; wait for it, or stop it") from None
-    except OSError as error:  # some network file systems know no locks
-        if error.errno not in _NO_LOCKS:
-            raise
 
 
 def _version(name: str) -> str:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import xxhash
 
 from data_prep.adopt.classes import resolve
-from data_prep.adopt.parts import WORK_NAME, Part, Stamp, read_keys, read_part, work_folder
+from data_prep.adopt.parts import WORK_NAME, Part, Stamp, read_keys, read_part
 from data_prep.adopt.scan import (
     Published,
     PublishTask,
@@ -29,11 +29,13 @@ from data_prep.common.names import escape
 from data_prep.common.progress import progress_bar
 from data_prep.common.quantities import parse_limit
 from data_prep.common.stopping import stoppable
+from data_prep.common.unfinished import explained, work_folder
 from data_prep.common.workers import WorkerDied, Workers
-from data_prep.work import DISK_FULL
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import canonical_json, fsync_directory, remove_abandoned
 from pipeline.dataset.manifest import MANIFEST_NAME, File, Manifest, read_manifest, write_manifest
+
+KEPT: Final = "what was read is kept"
 
 
 @dataclass(frozen=True)
@@ -61,15 +63,15 @@ def adopt(
     given = find_shards(paths)
     names = given.classes if classes is None else read_class_list(classes)
     asked = _asked(given, names)
-    with stoppable("what was read is kept"):
+    with stoppable(KEPT):
         try:
             complete = _is_complete(out, given, asked)
             if not complete:
-                with work_folder(out) as work, Workers(workers) as pool:
+                with work_folder(out, "index") as work, Workers(workers) as pool:
                     _build(given, out, names, asked, max_rejects, work, pool, bar)
                 shutil.rmtree(out / WORK_NAME)
         except OSError as error:
-            raise _explained(error, out) from None
+            raise explained(error, out, KEPT) from None
     rejects = (out / REJECTS_NAME).read_bytes().count(b"\n")
     return Adopted(read_manifest(out), rejects, monotonic() - start, complete)
 
@@ -193,13 +195,6 @@ def _is_complete(out: Path, given: Given, asked: dict[str, Any]) -> bool:
             raise UsageError(f"{path}: not what was indexed; see vitstream verify {out}, or delete {out}")
     shutil.rmtree(out / WORK_NAME, ignore_errors=True)  # stopped after the manifest was written
     return True
-
-
-def _explained(error: OSError, out: Path) -> WorkFailed:
-    if error.errno in DISK_FULL:
-        return WorkFailed(f"{out}: no space left; what was read is kept: make room and run the same again")
-    where = escape(str(error.filename or out))
-    return WorkFailed(f"{where}: {error.strerror or error}; run the same command again to continue")
 
 
 def as_json(out: Path, adopted: Adopted) -> str:

@@ -5,11 +5,10 @@ HASH.parquet  its samples
 lock          held by the process that works here
 """
 
-import fcntl
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -20,7 +19,6 @@ import xxhash
 
 from data_prep.catalog.samples import Reject
 from data_prep.foreign.packed import LabelForm, Labels, PackedSample
-from pipeline.dataset.errors import UsageError
 from pipeline.dataset.files import atomic_file, write_json
 
 WORK_NAME: Final = ".index-work"
@@ -69,33 +67,6 @@ class Part:
     highest: int  # of those that are numbers; -1 where there are none
     highest_at: str  # the name of a sample that has it
     several: bool  # some are lists
-
-
-@contextmanager
-def work_folder(out: Path) -> Iterator[Path]:
-    """OUT/.index-work, made if missing, locked while the block runs.
-
-    Raises:
-        UsageError: OUT holds something else, cannot be written, or another process is at work in it.
-    """
-    work = out / WORK_NAME
-    try:
-        if not work.is_dir() and out.exists() and any(out.iterdir()):
-            raise UsageError(f"{out}: not empty, and no unfinished index in it; choose another --out, or delete it")
-        work.mkdir(parents=True, exist_ok=True)
-        fd = os.open(work / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise UsageError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
-    try:
-        with suppress(OSError):  # some network file systems know no locks
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                message = f"{out}: another vitstream index is at work in it; wait for it, or stop it"
-                raise UsageError(message) from None
-        yield work
-    finally:
-        os.close(fd)
 
 
 def part_path(work: Path, shard: str) -> Path:

@@ -160,7 +160,7 @@ def _read_report(folder: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             report = json.loads(file.read(MAX_REPORT_BYTES))
-        if not isinstance(report, dict):
+        if not isinstance(report, dict) or not {"kept", "within", "against"} <= report.keys():
             raise ValueError("no report")
     except OSError as error:
         raise UsageError(f"--dedup {folder}: {REPORT_NAME} cannot be read ({error.strerror}); {advice}") from None

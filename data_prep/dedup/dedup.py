@@ -6,11 +6,12 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from data_prep.common.names import escape
 from data_prep.common.progress import progress_bar
 from data_prep.common.stopping import stoppable
+from data_prep.common.unfinished import explained
 from data_prep.common.workers import Workers
 from data_prep.dedup.corpus import Corpus
 from data_prep.dedup.hashes import Hashes
@@ -20,11 +21,12 @@ from data_prep.dedup.pairs import KEEP_NAME, PAIRS_NAME, Found, write_keep, writ
 from data_prep.dedup.report import REPORT_NAME, as_report
 from data_prep.dedup.scan import is_done, read_parts, scan, tasks_of
 from data_prep.dedup.select import select
-from data_prep.dedup.work import WORK_NAME, check_same, work_folder
-from data_prep.work import DISK_FULL
-from pipeline.dataset.errors import UsageError, WorkFailed
+from data_prep.dedup.work import WORK_NAME, agreed_folder, check_same
+from pipeline.dataset.errors import UsageError
 from pipeline.dataset.files import remove_abandoned, write_json
 from pipeline.dataset.manifest import read_manifest
+
+KEPT: Final = "what was hashed is kept"
 
 
 @dataclass(frozen=True)
@@ -71,18 +73,18 @@ def dedup(
         raise UsageError("--dedup-against: the same evaluation set twice")
     if asked["dataset"] in asked["against"]:
         raise UsageError(f"--dedup-against {dataset}: is DATASET itself; nothing of it would stay")
-    with stoppable("what was hashed is kept"):
+    with stoppable(KEPT):
         try:
             report = _finished(out, asked, corpora)
             if report is not None:
                 return Deduplicated(report, was_complete=True)
-            with work_folder(out, asked) as work:
+            with agreed_folder(out, asked) as work:
                 hashes = _hash(corpora, work, distance is None, workers, bar)
                 report = _publish(out, asked, corpora, hashes, distance, workers)
                 shutil.rmtree(work, ignore_errors=True)
             return Deduplicated(report, was_complete=False)
         except OSError as error:
-            raise _explained(error, out) from None
+            raise explained(error, out, KEPT) from None
 
 
 def _hash(corpora: Sequence[Corpus], work: Path, exact_only: bool, workers: int, bar: bool) -> list[Hashes]:
@@ -150,13 +152,6 @@ def _finished(out: Path, asked: dict[str, Any], corpora: Sequence[Corpus]) -> di
     return report
 
 
-def _explained(error: OSError, out: Path) -> WorkFailed:
-    if error.errno in DISK_FULL:
-        return WorkFailed(f"{out}: no space left; what was hashed is kept: make room and run the same again")
-    where = escape(str(error.filename or out))
-    return WorkFailed(f"{where}: {error.strerror or error}; run the same command again to continue")
-
-
 def as_json(out: Path, result: Deduplicated) -> str:
     """The result for a program: report.json, and where it is."""
     body = {"path": escape(str(out)), "was_complete": result.was_complete, **result.report}
@@ -175,6 +170,8 @@ def as_lines(out: Path, result: Deduplicated) -> list[str]:
     if report["unreadable"]:
         advice = f"see: vitstream verify {report['dataset']['path']}"
         lines.append(f"{report['unreadable']:,} images cannot be decoded, and were compared by their bytes; {advice}")
+    if not report["kept"]:
+        return [*lines, f"see {out / PAGE_NAME}"]
     names = (shlex.quote(name) for name in (report["dataset"]["path"], str(out / KEEP_NAME)))
     lines.append(f"see {out / PAGE_NAME}; next: vitstream view {' --keep '.join(names)} --out OUT")
     return lines

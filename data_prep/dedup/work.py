@@ -6,14 +6,13 @@ against-N/   those of evaluation set N
 lock         held by the process that works here
 """
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from data_prep.common.unfinished import work_folder
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.files import write_json
 
@@ -22,32 +21,11 @@ _ADVICE: Final = "ask for the same, choose another --out, or delete it"
 
 
 @contextmanager
-def work_folder(out: Path, asked: Mapping[str, Any]) -> Iterator[Path]:
-    """The folder, made if missing, locked while the block runs.
-
-    Raises:
-        UsageError: DIR holds something else, or what was asked for differently; it cannot be written; another process
-            is at work in it.
-    """
-    work = out / WORK_NAME
-    try:
-        if not work.is_dir() and out.exists() and any(out.iterdir()):
-            raise UsageError(f"--out {out}: not empty, and no unfinished de-duplication in it; choose another folder")
-        work.mkdir(parents=True, exist_ok=True)
-        fd = os.open(work / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise UsageError(f"--out {out}: cannot be written ({error.strerror}); choose another") from None
-    try:
-        with suppress(OSError):  # some network file systems know no locks
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                message = f"--out {out}: another vitstream dedup is at work in it; wait for it, or stop it"
-                raise UsageError(message) from None
+def agreed_folder(out: Path, asked: Mapping[str, Any]) -> Iterator[Path]:
+    """The work folder of `out`. Raises UsageError as `work_folder`, and where it was begun for something else."""
+    with work_folder(out, "dedup") as work:
         _agree(out, work / "asked.json", asked)
         yield work
-    finally:
-        os.close(fd)
 
 
 def check_same(out: Path, stored: Mapping[str, Any], now: Mapping[str, Any]) -> None:

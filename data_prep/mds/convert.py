@@ -16,9 +16,9 @@ from data_prep.common.aside import aside
 from data_prep.common.names import escape
 from data_prep.common.progress import progress_bar
 from data_prep.common.stopping import stoppable
+from data_prep.common.unfinished import DISK_FULL
 from data_prep.common.workers import Advance
 from data_prep.mds.reader import CLASSES_NAME, is_mds, read_classes, read_index
-from data_prep.work import DISK_FULL
 from pipeline.dataset.containers import Unreadable, open_shard
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import write_json

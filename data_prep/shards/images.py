@@ -47,6 +47,14 @@ def encode(data: bytes, options: Options) -> EncodedImage:
         raise ImageError(f"cannot be resized: {error.err or error}") from None
 
 
+def encode_or_reject(data: bytes, options: Options) -> EncodedImage | ImageError:
+    """`encode`, or the reason why not."""
+    try:
+        return encode(data, options)
+    except ImageError as error:
+        return error
+
+
 def fit(width: int, height: int, size: int | None) -> tuple[int, int]:
     """The size at which the shorter side has `size` pixels, to the nearest pixel; never larger than it was."""
     shorter = min(width, height)

@@ -15,7 +15,7 @@ from data_prep.catalog.plan import PlannedImage, PlannedShard, read_images
 from data_prep.catalog.samples import CatalogueRow, Reject, write_rows
 from data_prep.options import Options
 from data_prep.remote import prefetch
-from data_prep.shards.images import EncodedImage, encode
+from data_prep.shards.images import EncodedImage, encode_or_reject
 from data_prep.shards.limits import Guard
 from data_prep.shards.spool import collect
 from data_prep.shards.tar import TarWriter
@@ -125,7 +125,7 @@ def _encoded(
             continue
         data = next(fetched)
         guard.at(position)  # its clock starts once the bytes are here: a slow source is no slow image
-        yield image, data if isinstance(data, ImageError) else _encode(data, task.options)
+        yield image, data if isinstance(data, ImageError) else encode_or_reject(data, task.options)
 
 
 def _fetched(images: list[PlannedImage], sources: tuple[Source, ...]) -> Iterator[bytes | ImageError]:
@@ -144,13 +144,6 @@ def _fetched(images: list[PlannedImage], sources: tuple[Source, ...]) -> Iterato
             except ImageError as error:
                 yield error
         start = stop
-
-
-def _encode(data: bytes, options: Options) -> EncodedImage | ImageError:
-    try:
-        return encode(data, options)
-    except ImageError as error:
-        return error
 
 
 def _add(

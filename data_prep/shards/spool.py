@@ -21,11 +21,11 @@ from data_prep.catalog.plan import PlannedShard, PlannedSplit, read_range
 from data_prep.catalog.select import limit_memory, plain_path
 from data_prep.common.stored import MAKE_AGAIN
 from data_prep.options import Options
-from data_prep.shards.images import EncodedImage, encode
+from data_prep.shards.images import EncodedImage, encode_or_reject
 from data_prep.shards.limits import Guard
 from data_prep.sources.base import Source
 from pipeline.dataset.errors import WorkFailed
-from pipeline.dataset.files import atomic_file
+from pipeline.dataset.files import atomic_file, remove_abandoned
 from pipeline.dataset.images import ImageError
 
 RUN_BYTES: Final = 256 * 2**20
@@ -143,8 +143,10 @@ def spool_stream(task: StreamTask, advance: Callable[[int], None]) -> None:
     waiting = {row["offset"]: row for row in table.to_pylist()}
     done: list[dict] = []
     position = {offset: number for number, offset in enumerate(waiting)}
+    spooled = task.record.with_suffix(".bin")
+    remove_abandoned(spooled)  # of an attempt that was stopped: its room may be needed
     with (
-        atomic_file(task.record.with_suffix(".bin")) as file,
+        atomic_file(spooled) as file,
         Guard(task.position, task.options.max_seconds) as guard,
     ):
         run, at = _Run(), 0
@@ -173,12 +175,7 @@ def spool_stream(task: StreamTask, advance: Callable[[int], None]) -> None:
 
 def _encoded(row: dict, data: bytes, task: StreamTask) -> EncodedImage | ImageError:
     reason = row["reject"] or task.poison.get(row["key"])
-    if reason:
-        return ImageError(reason)
-    try:
-        return encode(data, task.options)
-    except ImageError as error:
-        return error
+    return ImageError(reason) if reason else encode_or_reject(data, task.options)
 
 
 def _row(planned: dict, image: EncodedImage | ImageError) -> dict:

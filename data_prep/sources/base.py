@@ -67,15 +67,17 @@ class Source(ABC):
             WorkFailed: a remote source does not answer.
         """
 
+    # Of the next two a source has the one that goes with `streamed`: a tar both, as it may be compressed.
+
     def read(self, place: Place) -> bytes:
-        """An image's bytes.
+        """An image's bytes, where it is not `streamed`.
 
         Raises:
             ImageError: this image cannot be had, now or later: it is rejected.
             WorkFailed: the source does not answer; trying again later may help.
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} is streamed: it has no single images to read")
 
     def stream(self, file: str) -> Iterator[tuple[int, bytes]]:
-        """(offset, bytes) of every listed image of one file, as they lie. Raises WorkFailed."""
-        raise NotImplementedError
+        """(offset, bytes) of every listed image of one file, as they lie, where it is `streamed`. Raises WorkFailed."""
+        raise TypeError(f"{type(self).__name__} is read image by image")

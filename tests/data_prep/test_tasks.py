@@ -2,12 +2,17 @@
 
 import json
 import shutil
+import signal
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
+from data_prep.shards.limits import read_position
+from pipeline.dataset.manifest import read_manifest
 from tests.data_prep.shards.test_limits import hungry, slow
-from tests.data_prep.test_kills import digests
+from tests.data_prep.test_kills import digests, wait_for_shards
 from tests.images import write_photo_folder
 from tests.runs import one_line, start, vitstream
 
@@ -117,3 +122,43 @@ def test_an_image_that_takes_too_long_or_too_much_is_left_out_by_name(photos, tm
         "class-01/slow.jpg": "took longer than 1 s",
     }
     assert vitstream("verify", tmp_path / "one").returncode == 0
+
+
+def test_a_decoder_that_crashes_costs_its_image_and_nothing_else(photos, undisturbed, tmp_path):
+    out = tmp_path / "data"
+    process = start("shard", photos, "--out", out, *OPTIONS, "--workers", 1, start_new_session=True)
+    children = wait_for_shards(process, out, 1)
+    worker = next(child for child in children if "spawn_main" in " ".join(child.cmdline()))
+    stop_at_an_image(worker, out)
+    worker.send_signal(signal.SIGSEGV)  # as from within: which image it is at is all that is left of it
+    worker.resume()
+    _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr) == (0, "")
+    rejects = [json.loads(line) for name in ("train", "val") for line in (out / name / "rejects.jsonl").open()]
+    assert [reject["reason"] for reject in rejects] == ["its decoder was killed by SIGSEGV"]
+    assert vitstream("verify", out).returncode == 0
+    same = [name for name, digest in digests(out).items() if name.endswith(".tar") and undisturbed[name] == digest]
+    assert len(same) == sum(name.endswith(".tar") for name in undisturbed) - 1
+
+
+def stop_at_an_image(worker: psutil.Process, out: Path) -> None:
+    """Suspends the worker, but not between two shards."""
+    while True:
+        worker.suspend()
+        if any(read_position(path) is not None for path in out.glob(".shard-work/*/*.at")):
+            return
+        worker.resume()
+        time.sleep(0.003)
+
+
+def test_a_keep_list_of_dedup_is_taken_by_shard(tmp_path):
+    source = write_photo_folder(tmp_path / "photos", classes=2, per_class=20)
+    shutil.copy(source / "class-00/photo-00003.jpg", source / "class-01/copy.jpg")
+    assert vitstream("shard", source, "--out", tmp_path / "all").returncode == 0
+    assert vitstream("dedup", tmp_path / "all", "--out", tmp_path / "dedup").returncode == 0
+    keep = tmp_path / "dedup/keep.parquet"
+    for out, command in (("shards", ("shard", source)), ("view", ("view", tmp_path / "all"))):
+        done = vitstream(*command, "--keep", keep, "--out", tmp_path / out)
+        assert done.returncode == 0, done.stderr
+    manifests = [read_manifest(tmp_path / name) for name in ("shards", "view")]
+    assert manifests[0].key_sum == manifests[1].key_sum and manifests[0].samples == 40

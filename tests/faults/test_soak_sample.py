@@ -10,11 +10,11 @@ from tests.soak import prep_kills, prep_sources
 @pytest.mark.parametrize(
     "trial",
     [
-        {"seed": 101, "tasks": 1, "workers": 2, "kills": 2},
-        {"seed": 102, "tasks": 2, "workers": 1, "kills": 3},
-        {"seed": 103, "tasks": 7, "workers": 1, "kills": 3},
+        {"seed": 101, "tasks": 1, "workers": 2, "source": "folder", "kills": 2},
+        {"seed": 102, "tasks": 2, "workers": 1, "source": "parquet", "kills": 3},
+        {"seed": 103, "tasks": 7, "workers": 1, "source": "folder", "kills": 3},
     ],
-    ids=lambda trial: f"{trial['tasks']} tasks",
+    ids=lambda trial: f"{trial['tasks']} tasks, {trial['source']}",
 )
 def test_killed_tasks_make_the_same_files(trial, tmp_path):
     assert prep_kills.run(trial, tmp_path)["faults"] >= trial["kills"]

@@ -1,4 +1,5 @@
-"""SIGKILL at random moments, to random processes, while 1, 2 or 7 tasks shard a corpus of real-sized photos."""
+"""SIGKILL at random moments, to random processes, while 1, 2 or 7 tasks shard a corpus of real-sized photos, which
+lies in a folder or in Parquet files."""
 
 import hashlib
 import os
@@ -12,6 +13,8 @@ from tempfile import mkdtemp
 from typing import Any
 
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tests.images import write_photo_folder
 from tests.runs import start, vitstream
@@ -29,14 +32,29 @@ def digests(out: Path) -> dict[str, str]:
     return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-@lru_cache(maxsize=1)
-def corpus_and_truth() -> tuple[Path, dict[str, str]]:
-    """The corpus, and the digests of what one undisturbed process makes of it."""
-    root = Path(mkdtemp(prefix="soak-prep-"))
+@lru_cache(maxsize=2)
+def corpus_and_truth(source: str) -> tuple[Path, dict[str, str]]:
+    """The corpus, and the digests of what one undisturbed process makes of it.
+
+    `folder` is read image by image; `parquet`, the same photos packed, can only be streamed, which takes two passes.
+    """
+    root = Path(mkdtemp(prefix=f"soak-{source}-"))
     photos = write_photo_folder(root / "photos", **CORPUS)  # type: ignore[arg-type]
+    if source == "parquet":
+        photos = pack(photos, root / "packed")
     done = vitstream("shard", photos, "--out", root / "data", *OPTIONS, "--workers", 1)
     assert done.returncode == 0, done.stderr
     return photos, digests(root / "data")
+
+
+def pack(photos: Path, folder: Path) -> Path:
+    """The photos as Parquet files with their bytes, one file for each class."""
+    folder.mkdir()
+    for class_folder in sorted(photos.iterdir()):
+        files = sorted(class_folder.glob("*.jpg"))
+        columns = {"image": [file.read_bytes() for file in files], "label": [class_folder.name] * len(files)}
+        pq.write_table(pa.table(columns), folder / f"{class_folder.name}.parquet", row_group_size=50)
+    return folder
 
 
 def trials(count: int, seed: int) -> list[dict[str, Any]]:
@@ -47,6 +65,7 @@ def trials(count: int, seed: int) -> list[dict[str, Any]]:
             "seed": seed * 1000 + i,
             "tasks": (1, 2, 7)[i % 3],
             "workers": (1, 2)[i // 3 % 2],
+            "source": ("folder", "folder", "parquet")[i % 5 % 3],
             "kills": min(KILLS_PER_TRIAL, count - i * KILLS_PER_TRIAL),
         }
         for i in range(number)
@@ -55,7 +74,7 @@ def trials(count: int, seed: int) -> list[dict[str, Any]]:
 
 def run(trial: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Kills and restarts until enough were killed, then lets every task finish: the files must be the truth."""
-    photos, truth = corpus_and_truth()
+    photos, truth = corpus_and_truth(trial["source"])
     rng, out = random.Random(trial["seed"]), folder / "data"
     killed: dict[str, int] = {}
     lives = 0
@@ -132,6 +151,9 @@ def finish(photos: Path, out: Path, trial: dict[str, Any], rng: random.Random) -
     """Runs every task to its end, in any order, one of them twice, and finalize."""
     order = list(range(trial["tasks"]))
     rng.shuffle(order)
+    for task in order if trial["source"] == "parquet" and trial["tasks"] > 1 else ():
+        done = vitstream(*command(photos, out, trial, task), "--stop-after", "stream")
+        assert done.returncode == 0, done.stderr
     for task in [*order, order[0]]:
         done = vitstream(*command(photos, out, trial, task))
         assert done.returncode == 0, done.stderr
@@ -142,8 +164,9 @@ def finish(photos: Path, out: Path, trial: dict[str, Any], rng: random.Random) -
 
 MATRIX = Matrix(
     "prep-kills",
-    "SIGKILL at random moments to commands, workers and whole groups of 1, 2 and 7 tasks of `vitstream shard`: every"
-    " file in the end has the SHA-256 of an undisturbed run, and after every kill each file under its final name, too",
+    "SIGKILL at random moments to commands, workers and whole groups of 1, 2 and 7 tasks of `vitstream shard`, over a"
+    " folder and over Parquet that is streamed: every file in the end has the SHA-256 of an undisturbed run, and after"
+    " every kill each file under its final name, too",
     100,
     trials,
     run,

@@ -207,6 +207,14 @@ def test_an_image_that_cannot_be_decoded_stays_and_is_counted(tmp_path: Path) ->
     assert len(kept(tmp_path / "out")) == 3 and [row["kind"] for row in pairs(tmp_path / "out").values()] == ["bytes"]
 
 
+def test_nothing_stays(tmp_path: Path) -> None:
+    for name in ("data", "val"):
+        write(tmp_path / name, [entry(f"{name}{n}", jpeg(scene(n, 64, 48))) for n in range(3)])
+    done = vitstream("dedup", tmp_path / "data", "--dedup-against", tmp_path / "val", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "0 of 3 images stay" in done.stdout and "vitstream view" not in done.stdout
+
+
 def test_refusals(data: Path, found: Path, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full/notes.txt").touch()
@@ -238,7 +246,7 @@ def test_another_process_at_work_and_other_images(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has other images now"):
         dedup(tmp_path / "data", tmp_path / "out")
     at_work = pytest.raises(UsageError, match="another vitstream dedup is at work")
-    with work_folder(tmp_path / "busy", {"distance": 4}), at_work:
+    with agreed_folder(tmp_path / "busy", {"distance": 4}), at_work:
         dedup(tmp_path / "data", tmp_path / "busy")
     with pytest.raises(UsageError, match="other arguments"):
         dedup(tmp_path / "data", tmp_path / "busy", distance=2)

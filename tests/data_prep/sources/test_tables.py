@@ -2,7 +2,7 @@
 
 import gzip
 import json
-import pickle
+import pickle  # to make a hostile file: nothing here loads one
 
 import pyarrow as pa
 import pyarrow.parquet as pq
