@@ -14,7 +14,7 @@ import pytest
 import simplejpeg
 
 from data_prep.dedup.dedup import dedup
-from data_prep.dedup.work import WORK_NAME, work_folder
+from data_prep.dedup.work import WORK_NAME, agreed_folder
 from data_prep.views import keep_view
 from pipeline.dataset.errors import UsageError, WorkFailed
 from tests.data_prep.dedup.made import NEAR, OTHER, cropped, entry, jpeg, key, reencoded, scene, write
