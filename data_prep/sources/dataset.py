@@ -3,7 +3,6 @@
 So it may be re-made at another size, split otherwise or mixed with others, and a view counts as what it shows.
 """
 
-import os
 import weakref
 from collections import Counter
 from collections.abc import Iterator
@@ -90,5 +89,5 @@ def _cached_index(path: Path) -> ShardIndex:
 @lru_cache(maxsize=OPEN_FILES)
 def _cached_shard(container: Container, path: Path) -> ShardFile:
     shard = open_shard(container, path)
-    weakref.finalize(shard, os.close, shard.fd)  # when it falls out of the cache
+    weakref.finalize(shard, shard.blob.close)  # when it falls out of the cache
     return shard

@@ -7,13 +7,13 @@ mds         MosaicML's: the key column, or the shard's name and the row, give th
 """
 
 import json
-import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from pipeline.dataset.files import open_regular
+from pipeline.dataset.blob import Blob, LocalBlob, Unreadable
 from pipeline.dataset.index import IndexRow
 from pipeline.dataset.keys import is_key, own_key
 from pipeline.dataset.manifest import Container
@@ -22,10 +22,6 @@ from pipeline.dataset.mds import Field, MdsError, MdsShard
 TAR_BLOCK: Final = 512
 MAX_LABEL_BYTES: Final = 64 * TAR_BLOCK  # of a list of labels
 _ANOTHER: Final = "the shard holds another member here than its index says"
-
-
-class Unreadable(Exception):
-    """A sample that cannot be had; the message is the cause, in one line."""
 
 
 @dataclass(frozen=True)
@@ -38,49 +34,52 @@ class Packed:
 
 
 class ShardFile(ABC):
-    """One shard, open for reading."""
+    """One shard, open for reading. A sample is one range of its bytes: `extent` says which, `parse` checks them."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises OSError where it cannot be opened."""
-        self.name = path.name
-        self._file = open_regular(path)
-        self.fd = self._file.fileno()
+    def __init__(self, shard: Path | Blob) -> None:
+        """Raises OSError where a path cannot be opened."""
+        self.blob = LocalBlob(shard) if isinstance(shard, Path) else shard
+        self.name = self.blob.name
 
     def close(self) -> None:
         """No more reads after this."""
-        self._file.close()
+        self.blob.close()
 
     def read(self, row: IndexRow) -> Packed:
         """The sample of a row of the shard's index. Raises Unreadable."""
         try:
-            return self._read(row)
+            return self.parse(row, self.blob.read(*self.extent(row)))
         except OSError as error:
             raise Unreadable(f"cannot read: {error.strerror}") from None
 
     @abstractmethod
-    def _read(self, row: IndexRow) -> Packed: ...
+    def extent(self, row: IndexRow) -> tuple[int, int]:
+        """(offset, length) of the bytes that `parse` needs. Raises Unreadable; OSError where it has to look."""
 
-    def _range(self, offset: int, length: int) -> bytes:
-        if offset < 0:
-            raise Unreadable(_ANOTHER)
-        block = os.pread(self.fd, length, offset)
+    def parse(self, row: IndexRow, block: bytes) -> Packed:
+        """The sample out of the bytes of its extent. Raises Unreadable, also where the shard ended too early."""
+        _, length = self.extent(row)
         if len(block) < length:
             raise Unreadable(f"the shard ends {length - len(block)} bytes too early")
-        return block
+        return self._parse(row, block)
+
+    @abstractmethod
+    def _parse(self, row: IndexRow, block: bytes) -> Packed: ...
 
 
 class WebDatasetFile(ShardFile):
     """A tar of our own."""
 
-    def _read(self, row: IndexRow) -> Packed:
-        label_at = TAR_BLOCK + _padded(row.size)
+    def extent(self, row: IndexRow) -> tuple[int, int]:
         ahead = 1 if len(row.labels) == 1 else -(-min(16 + 12 * len(row.labels), MAX_LABEL_BYTES) // TAR_BLOCK)
-        block = self._range(row.offset - TAR_BLOCK, label_at + (1 + ahead) * TAR_BLOCK)
+        return _before(row), TAR_BLOCK + _padded(row.size) + (1 + ahead) * TAR_BLOCK
+
+    def _parse(self, row: IndexRow, block: bytes) -> Packed:
         name, size = parse_header(block[:TAR_BLOCK])
         key = name.rpartition("/")[2].partition(".")[0]
         if key != row.key or size != row.size:
             raise Unreadable(_ANOTHER)
-        labels = _parse_labels(block[label_at:], key)
+        labels = _parse_labels(block[TAR_BLOCK + _padded(row.size) :], key)
         if labels != row.labels:
             raise Unreadable(f"the shard says label {_shown(labels)}, its index {_shown(row.labels)}")
         return Packed(key, block[TAR_BLOCK : TAR_BLOCK + size], row.labels)
@@ -89,8 +88,10 @@ class WebDatasetFile(ShardFile):
 class TarFile(ShardFile):
     """A tar of another's making."""
 
-    def _read(self, row: IndexRow) -> Packed:
-        block = self._range(row.offset - TAR_BLOCK, TAR_BLOCK + row.size)
+    def extent(self, row: IndexRow) -> tuple[int, int]:
+        return _before(row), TAR_BLOCK + row.size
+
+    def _parse(self, row: IndexRow, block: bytes) -> Packed:
         name, size = parse_header(block[:TAR_BLOCK])
         key = own_key(self.name, name) if name else ""
         if key != row.key or size != row.size:
@@ -99,38 +100,55 @@ class TarFile(ShardFile):
 
 
 class MdsFile(ShardFile):
-    """An MDS shard. Its head is read once."""
+    """An MDS shard."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._head: MdsShard | None = None
-
-    def _read(self, row: IndexRow) -> Packed:
+    @cached_property
+    def _head(self) -> MdsShard:
+        """Where its samples lie: read once."""
         try:
-            if self._head is None:
-                self._head = MdsShard.read(self.fd)
-            number = self._head.number_at(row.offset)
-            if number < 0:
-                raise Unreadable(_ANOTHER)
-            begin, end = map(int, self._head.offsets[number : number + 2])
-            sample = self._range(begin, end - begin)
-            fields = self._head.fields(number, sample)
-            if Field(row.offset, row.size) not in fields.values():
-                raise Unreadable(_ANOTHER)
-            key = mds_key(self.name, number, key_text(self._head, fields, begin, sample))
+            return MdsShard.read(self.blob)
         except MdsError as error:
             raise Unreadable(str(error)) from None
+
+    def extent(self, row: IndexRow) -> tuple[int, int]:
+        number = self._number(row)
+        begin, end = map(int, self._head.offsets[number : number + 2])
+        return begin, end - begin
+
+    def _number(self, row: IndexRow) -> int:
+        number = self._head.number_at(row.offset)
+        if number < 0:
+            raise Unreadable(_ANOTHER)
+        return number
+
+    def _parse(self, row: IndexRow, block: bytes) -> Packed:
+        number = self._number(row)
+        begin = int(self._head.offsets[number])
+        try:
+            fields = self._head.fields(number, block)
+        except MdsError as error:
+            raise Unreadable(str(error)) from None
+        if Field(row.offset, row.size) not in fields.values():
+            raise Unreadable(_ANOTHER)
+        key = mds_key(self.name, number, key_text(self._head, fields, begin, block))
         if key != row.key:
             raise Unreadable(_ANOTHER)
-        return Packed(key, sample[row.offset - begin : row.offset - begin + row.size], row.labels)
+        return Packed(key, block[row.offset - begin : row.offset - begin + row.size], row.labels)
 
 
 FILES: Final[dict[Container, type[ShardFile]]] = {"webdataset": WebDatasetFile, "tar": TarFile, "mds": MdsFile}
 
 
-def open_shard(container: Container, path: Path) -> ShardFile:
-    """Opens a shard. Raises OSError."""
-    return FILES[container](path)
+def open_shard(container: Container, shard: Path | Blob) -> ShardFile:
+    """Opens a shard. Raises OSError where a path cannot be opened."""
+    return FILES[container](shard)
+
+
+def _before(row: IndexRow) -> int:
+    """Where the tar header of a member lies."""
+    if row.offset < TAR_BLOCK:
+        raise Unreadable(_ANOTHER)
+    return row.offset - TAR_BLOCK
 
 
 def parse_header(block: bytes) -> tuple[str, int]:

@@ -13,6 +13,8 @@ from typing import Final
 
 import numpy as np
 
+from pipeline.dataset.blob import Blob
+
 MAX_COLUMNS_BYTES: Final = 2**20
 KEY_COLUMNS: Final = ("key", "__key__")
 
@@ -46,23 +48,26 @@ class MdsShard:
     columns: tuple[Column, ...]
 
     @classmethod
-    def read(cls, fd: int) -> "MdsShard":
-        """Reads and checks the head of an open file.
+    def read(cls, shard: int | Blob) -> "MdsShard":
+        """Reads and checks the head of an open file, or of its descriptor.
 
         Raises:
             MdsError: it is no MDS shard, or its head is damaged.
-            OSError: it cannot be read.
+            OSError, Unreadable: it cannot be read.
         """
-        size = os.fstat(fd).st_size
-        count = int.from_bytes(os.pread(fd, 4, 0), "little")
+        if isinstance(shard, int):
+            size, read = os.fstat(shard).st_size, lambda offset, length: os.pread(shard, length, offset)
+        else:
+            size, read = shard.size(), shard.read
+        count = int.from_bytes(read(0, 4), "little")
         table = 4 + 4 * (count + 1)
         if size < table:
             raise MdsError(f"says {count:,} samples, which do not fit in its {size:,} bytes")
-        offsets = np.frombuffer(os.pread(fd, table - 4, 4), "<u4").astype(np.int64)
+        offsets = np.frombuffer(read(4, table - 4), "<u4").astype(np.int64)
         first = int(offsets[0]) if len(offsets) == count + 1 else -1
         if not table <= first <= table + MAX_COLUMNS_BYTES or (np.diff(offsets) < 0).any() or offsets[-1] != size:
             raise MdsError("where its samples lie is damaged, or it is no MDS shard")
-        return cls(offsets, _columns(os.pread(fd, first - table, table)))
+        return cls(offsets, _columns(read(table, first - table)))
 
     @property
     def samples(self) -> int:
