@@ -13,7 +13,6 @@ from typing import Any
 from data_prep import work
 from data_prep.catalog.listing import digest
 from data_prep.catalog.samples import REJECTS_NAME
-from data_prep.common.names import escape
 from data_prep.common.progress import progress_bar
 from data_prep.common.stopping import stoppable
 from data_prep.common.unfinished import explained, unusable, work_folder
@@ -30,7 +29,6 @@ from data_prep.publish import (
     tidy,
 )
 from data_prep.publish import finalize as publish_all
-from data_prep.remote.urls import is_url
 from data_prep.request import Request
 from data_prep.sources import open_sources
 from data_prep.sources.base import Source
@@ -38,6 +36,8 @@ from data_prep.sources.opening import resolved
 from data_prep.stages import make_shards, shard_tasks, stream
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.manifest import MANIFEST_NAME, Manifest, read_manifest
+from pipeline.dataset.names import escape
+from pipeline.dataset.remote.urls import is_url
 
 KEPT = "all whole shards are kept"
 

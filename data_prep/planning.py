@@ -10,7 +10,6 @@ from data_prep.catalog.classes import read_class_list, resolve
 from data_prep.catalog.listing import write_listing
 from data_prep.catalog.plan import PlannedShard, PlannedSplit, count_shards, read_images, write_rows
 from data_prep.catalog.select import catalogue, first_row, pick
-from data_prep.common.quantities import parse_limit
 from data_prep.common.workers import Advance, WorkerDied, Workers
 from data_prep.options import Options
 from data_prep.request import Request
@@ -22,6 +21,7 @@ from data_prep.views import parse_count
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.files import write_json
 from pipeline.dataset.images import ImageError
+from pipeline.dataset.quantities import parse_limit
 
 PROBED_IMAGES: Final = 32
 UNPROBED_BYTES: Final = 100_000  # of an image, where neither the listing nor a probe says

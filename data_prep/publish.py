@@ -10,13 +10,13 @@ from typing import Final
 from data_prep import work
 from data_prep.catalog.plan import PlannedShard, PlannedSplit
 from data_prep.catalog.samples import CATALOGUE_NAME, REJECTS_NAME, Reject, join_rows, write_rejects
-from data_prep.common.quantities import parse_limit
 from data_prep.common.stored import read_stored
 from data_prep.common.unfinished import work_folder
 from data_prep.views import subset_views
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import fsync_directory
 from pipeline.dataset.manifest import MANIFEST_NAME, File, Manifest, Shard, read_manifest, write_manifest
+from pipeline.dataset.quantities import parse_limit
 
 
 @dataclass(frozen=True)

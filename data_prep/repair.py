@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from data_prep import work
 from data_prep.catalog.samples import REJECTS_NAME
-from data_prep.common.names import escape
 from data_prep.common.progress import progress_bar
 from data_prep.common.workers import Workers
 from data_prep.options import Options
@@ -26,6 +25,7 @@ from data_prep.stages import make_shards, shard_tasks, stream
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import fsync_directory
 from pipeline.dataset.manifest import Manifest, read_manifest
+from pipeline.dataset.names import escape
 
 REPAIR_NAME: Final = ".repair-work"
 _CRASH_REASONS: Final = ("took longer than", "its decoder ")

@@ -9,11 +9,11 @@ from typing import Any, Literal, TypeVar
 
 import xxhash
 
-from data_prep.common.quantities import parse_bytes, parse_limit
 from data_prep.options import Options
 from data_prep.sources.options import SourceOptions
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.images import MAX_PIXELS
+from pipeline.dataset.quantities import parse_bytes, parse_limit
 
 Task = TypeVar("Task")
 

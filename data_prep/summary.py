@@ -5,9 +5,9 @@ from pathlib import Path
 
 from data_prep.build import Outcome
 from data_prep.catalog.samples import REJECTS_NAME
-from data_prep.common.names import escape
-from data_prep.common.quantities import human_bytes
 from pipeline.dataset.manifest import Manifest
+from pipeline.dataset.names import escape
+from pipeline.dataset.quantities import human_bytes
 
 
 def as_lines(outcome: Outcome) -> list[str]:

@@ -19,12 +19,12 @@ import pyarrow as pa
 from data_prep.common.aside import aside
 from data_prep.common.keylists import contains, pack, read_key_list
 from data_prep.common.links import link
-from data_prep.common.names import escape
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import fsync_directory
 from pipeline.dataset.index import ShardIndex, write_table
 from pipeline.dataset.keys import hex64, key_sum
 from pipeline.dataset.manifest import MANIFEST_NAME, File, Manifest, Shard, read_manifest, write_manifest
+from pipeline.dataset.names import escape
 
 SUBSETS_NAME: Final = "subsets"
 _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}

@@ -25,15 +25,15 @@ from data_prep.adopt.shards import Given, find_shards
 from data_prep.catalog.classes import read_class_list
 from data_prep.catalog.samples import CATALOGUE_NAME, REJECTS_NAME, join_rows, write_rejects
 from data_prep.common.keylists import pack
-from data_prep.common.names import escape
 from data_prep.common.progress import progress_bar
-from data_prep.common.quantities import parse_limit
 from data_prep.common.stopping import stoppable
 from data_prep.common.unfinished import explained, work_folder
 from data_prep.common.workers import WorkerDied, Workers
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import canonical_json, fsync_directory, remove_abandoned
 from pipeline.dataset.manifest import MANIFEST_NAME, File, Manifest, read_manifest, write_manifest
+from pipeline.dataset.names import escape
+from pipeline.dataset.quantities import parse_limit
 
 KEPT: Final = "what was read is kept"
 

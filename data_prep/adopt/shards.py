@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from data_prep.common.names import escape, one_line
 from data_prep.foreign.tars import compression
 from data_prep.mds.reader import is_mds, read_classes, read_index
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.manifest import MANIFEST_NAME, Container, Shard
+from pipeline.dataset.names import escape, one_line
 
 MAX_NAME_BYTES: Final = 200  # a name of ours grows by a suffix, and while it is written by another
 

@@ -12,7 +12,6 @@ from typing import BinaryIO, Final
 import xxhash
 
 from data_prep.catalog.samples import Reject
-from data_prep.common.names import escape
 from data_prep.foreign.packed import (
     MAX_IMAGE_BYTES,
     MAX_LABEL_BYTES,
@@ -27,6 +26,7 @@ from data_prep.foreign.tars import BLOCK, MemberHeader, iter_members
 from pipeline.dataset.containers import parse_header
 from pipeline.dataset.images import ImageError, read_header
 from pipeline.dataset.keys import own_key, sample_name
+from pipeline.dataset.names import escape
 
 IMAGE_SUFFIXES: Final = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 LABEL_SUFFIXES: Final = ("cls", "json")  # in this order: where there are both, the .json is about something else

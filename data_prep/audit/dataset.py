@@ -14,7 +14,6 @@ from data_prep.audit.finding import Audit, AuditTask, Decoding, Finding, why_unr
 from data_prep.audit.sample import UNREADABLE
 from data_prep.audit.shard import audit_shard, index_rows
 from data_prep.catalog.samples import CATALOGUE_NAME, REJECTS_NAME
-from data_prep.common.names import escape
 from data_prep.common.progress import progress_bar
 from data_prep.common.workers import WorkerDied, Workers
 from data_prep.work import WORK_NAME
@@ -23,6 +22,7 @@ from pipeline.dataset.files import open_regular, render_json
 from pipeline.dataset.images import MAX_PIXELS
 from pipeline.dataset.keys import key_hash
 from pipeline.dataset.manifest import MANIFEST_NAME, File, Manifest, read_manifest
+from pipeline.dataset.names import escape
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import Final
 
 import numpy as np
 
-from data_prep.common.names import escape
-from data_prep.common.quantities import parse_limit
 from pipeline.dataset.keys import keyed_hash
 from pipeline.dataset.manifest import Container, LabelKind, Shard
+from pipeline.dataset.names import escape
+from pipeline.dataset.quantities import parse_limit
 
 MAX_FINDINGS: Final = 20  # on single samples of one shard: the next thousand would say the same
 

@@ -16,7 +16,6 @@ from data_prep.audit.dataset import Report, folders_of, verify
 from data_prep.audit.finding import Finding
 from data_prep.audit.shard import AdoptedLabels, index_rows, own_samples, read_labels
 from data_prep.catalog.samples import CATALOGUE_NAME, REJECTS_NAME, Reject, join_rows, write_rows
-from data_prep.common.names import escape
 from data_prep.foreign.packed import PackedSample
 from data_prep.foreign.tars import BrokenTar
 from data_prep.shards.tar import TarError
@@ -26,6 +25,7 @@ from pipeline.dataset.images import ImageError, read_header
 from pipeline.dataset.index import IndexRow, write_index
 from pipeline.dataset.manifest import File, Manifest, Shard, read_manifest
 from pipeline.dataset.mds import MdsError
+from pipeline.dataset.names import escape
 
 
 @dataclass(frozen=True)

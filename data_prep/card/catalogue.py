@@ -12,10 +12,10 @@ import numpy as np
 from data_prep.card.distribution import Distribution, coarse_sql
 from data_prep.card.tally import Tally
 from data_prep.catalog.samples import CATALOGUE_NAME
-from data_prep.common.names import escape
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.files import open_regular
 from pipeline.dataset.manifest import Manifest
+from pipeline.dataset.names import escape
 
 MEMORY_LIMIT: Final = "1GB"
 _ASPECT: Final = "1000 * width::BIGINT // height"

@@ -15,11 +15,11 @@ from data_prep.card.distribution import Distribution
 from data_prep.card.pictures import Picture
 from data_prep.card.rejects import Kind
 from data_prep.card.tally import Tally
-from data_prep.common.names import escape
 from data_prep.common.progress import progress_bar
 from data_prep.common.workers import Advance
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.manifest import MANIFEST_NAME, Manifest, read_manifest
+from pipeline.dataset.names import escape
 
 REPORT_NAME: Final = "report.json"
 MAX_REPORT_BYTES: Final = 64 * 2**20

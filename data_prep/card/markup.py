@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Final
 
-from data_prep.common.names import one_line
+from pipeline.dataset.names import one_line
 
 _TURNING: Final = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 MAX_TEXT: Final = 300  # characters of a name on the page; card.json has all

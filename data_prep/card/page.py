@@ -26,7 +26,7 @@ from data_prep.card.markup import (
 )
 from data_prep.card.pictures import Picture
 from data_prep.card.style import CSS
-from data_prep.common.quantities import human_bytes
+from pipeline.dataset.quantities import human_bytes
 
 _FEW_CLASSES: Final = 40  # are all listed
 _SHOWN: Final = 12  # of many, so many of the largest and of the smallest

@@ -8,10 +8,10 @@ from typing import Any, Final
 from data_prep.card.gather import Card, dataset_folders, gather, spill_folder
 from data_prep.card.page import render
 from data_prep.card.summary import to_json
-from data_prep.common.quantities import human_bytes
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import atomic_file, write_json
 from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.quantities import human_bytes
 
 PAGE_NAME: Final = "card.html"
 JSON_NAME: Final = "card.json"

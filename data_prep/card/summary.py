@@ -9,7 +9,7 @@ import numpy as np
 from data_prep.card.distribution import PERCENTS, Distribution, nice_edges, ratio_edges, wide_range
 from data_prep.card.gather import Card, Part
 from data_prep.card.rejects import Kind
-from data_prep.common.names import one_line
+from pipeline.dataset.names import one_line
 
 VERSION = 1
 

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_prep.catalog.select import first_row, rows
-from data_prep.common.names import escape
 from data_prep.sources.base import Source
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.manifest import LabelKind
+from pipeline.dataset.names import escape
 
 MAX_CLASSES: Final = 10_000_000
 

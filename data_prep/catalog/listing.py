@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from data_prep.common.names import to_bytes, unescape
 from data_prep.sources.base import COLUMNS, Source
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.keys import KEY_DIGITS, keyed_hash, sample_key
+from pipeline.dataset.names import to_bytes, unescape
 
 SPLIT_SEED: Final = 0x73706C6974  # "split": a hash of its own, so that the shuffle's seed does not move a split
 OWN_COLUMNS: Final = ("key", "shuffle", "split_hash", "source", "reject")

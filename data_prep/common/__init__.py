@@ -1,1 +1,1 @@
-"""What every verb of data preparation needs: names as text, quantities, worker processes, key lists, files aside."""
+"""What every verb of data preparation needs: worker processes, key lists, reads ahead and from afar, files aside."""

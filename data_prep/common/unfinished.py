@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from data_prep.common.names import escape
 from pipeline.dataset.errors import UsageError, WorkFailed
+from pipeline.dataset.names import escape
 
 DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 NO_LOCKS: Final = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # of some network file systems

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from data_prep.common.names import escape
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.images import MAX_PIXELS
 from pipeline.dataset.index import SCHEMA, ShardIndex
 from pipeline.dataset.manifest import Manifest, Shard
+from pipeline.dataset.names import escape
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from data_prep.common.names import escape
 from data_prep.common.progress import progress_bar
 from data_prep.common.stopping import stoppable
 from data_prep.common.unfinished import explained
@@ -25,6 +24,7 @@ from data_prep.dedup.work import WORK_NAME, agreed_folder, check_same
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.files import remove_abandoned, write_json
 from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.names import escape
 
 KEPT: Final = "what was hashed is kept"
 

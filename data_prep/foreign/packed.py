@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from data_prep.common.names import escape
+from pipeline.dataset.names import escape
 
 MAX_IMAGE_BYTES: Final = 512 * 2**20
 MAX_LABEL_BYTES: Final = 2**20  # of a .json: captions and the like may be in it

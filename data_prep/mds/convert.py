@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from data_prep.common.aside import aside
-from data_prep.common.names import escape
 from data_prep.common.progress import progress_bar
 from data_prep.common.stopping import stoppable
 from data_prep.common.unfinished import DISK_FULL
@@ -24,6 +23,7 @@ from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import write_json
 from pipeline.dataset.index import ShardIndex
 from pipeline.dataset.manifest import Manifest, read_manifest
+from pipeline.dataset.names import escape
 
 IMAGE_ENCODING: Final = "jpeg"
 SOURCE_NAME: Final = "vitstream.json"  # which dataset the folder was made of

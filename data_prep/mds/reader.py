@@ -12,12 +12,12 @@ from typing import Final
 
 import numpy as np
 
-from data_prep.common.names import escape, one_line
 from data_prep.foreign.packed import NO_LABELS, LabelError, Labels, from_cls, from_json, from_value
 from pipeline.dataset.containers import mds_key
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.files import is_plain_name
 from pipeline.dataset.mds import Column, Field, MdsShard
+from pipeline.dataset.names import escape, one_line
 
 INDEX_NAME: Final = "index.json"
 CLASSES_NAME: Final = "classes.json"  # ours: the names behind the numbers

@@ -13,8 +13,8 @@ import xxhash
 
 from data_prep.catalog.plan import PlannedImage, PlannedShard, read_images
 from data_prep.catalog.samples import CatalogueRow, Reject, write_rows
+from data_prep.common.prefetch import prefetch
 from data_prep.options import Options
-from data_prep.remote import prefetch
 from data_prep.shards.images import EncodedImage, encode_or_reject
 from data_prep.shards.limits import Guard
 from data_prep.shards.spool import collect

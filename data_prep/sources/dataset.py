@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from data_prep.common.names import escape, unescape
 from data_prep.sources.base import Place, Source
 from data_prep.sources.files import OPEN_FILES
 from pipeline.dataset.containers import ShardFile, Unreadable, open_shard
@@ -21,6 +20,7 @@ from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.images import ImageError
 from pipeline.dataset.index import ROWS_PER_BATCH, ShardIndex
 from pipeline.dataset.manifest import Container, read_manifest
+from pipeline.dataset.names import escape, unescape
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
-from data_prep.common.names import escape, unescape
-from data_prep.remote.objects import open_url, read
-from data_prep.remote.urls import is_url, public
+from data_prep.common.remote import read
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.images import ImageError
+from pipeline.dataset.names import escape, unescape
+from pipeline.dataset.remote.objects import open_url
+from pipeline.dataset.remote.urls import is_url, public
 
 OPEN_FILES = 64  # per process
 

@@ -13,14 +13,15 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from data_prep.common.names import escape, from_bytes, to_bytes, unescape
-from data_prep.remote.objects import list_folder, read
-from data_prep.remote.urls import join, public
+from data_prep.common.remote import read
 from data_prep.sources.base import UNKNOWN_BYTES, Place, Source
 from data_prep.sources.local import read_file
 from data_prep.sources.rows import Row, batches
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.images import ImageError
+from pipeline.dataset.names import escape, from_bytes, to_bytes, unescape
+from pipeline.dataset.remote.objects import list_folder
+from pipeline.dataset.remote.urls import join, public
 
 SUFFIXES = (b".jpg", b".jpeg", b".png", b".webp", b".gif", b".tif", b".tiff", b".bmp")
 _TAKEN = "JPEG, PNG, WebP, GIF, TIFF or BMP"

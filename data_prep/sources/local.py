@@ -3,9 +3,9 @@
 import os
 import stat
 
-from data_prep.remote.objects import MAX_FILE_BYTES
 from data_prep.sources.base import UNKNOWN_BYTES
 from pipeline.dataset.images import ImageError
+from pipeline.dataset.remote.objects import MAX_FILE_BYTES
 
 
 def read_file(path: bytes, size: int) -> bytes:

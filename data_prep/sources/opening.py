@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from data_prep.common.names import escape
+from data_prep.common.remote import read
 from data_prep.mds.reader import INDEX_NAME
-from data_prep.remote.objects import list_folder, read
-from data_prep.remote.urls import check_scheme, is_http, is_url, join, public
 from data_prep.sources import tables
 from data_prep.sources.base import Source
 from data_prep.sources.dataset import open_dataset
@@ -19,6 +17,9 @@ from data_prep.sources.options import SourceOptions
 from data_prep.sources.tars import open_tars
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.manifest import MANIFEST_NAME
+from pipeline.dataset.names import escape
+from pipeline.dataset.remote.objects import list_folder
+from pipeline.dataset.remote.urls import check_scheme, is_http, is_url, join, public
 
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.bz2")
 _KINDS = "a folder of class folders, tables, tars, a dataset, or an MDS folder"

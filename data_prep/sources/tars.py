@@ -13,11 +13,8 @@ from typing import BinaryIO, Final
 
 import pyarrow as pa
 
-from data_prep.common.names import escape
 from data_prep.foreign.packed import MAX_LABEL_BYTES, NO_LABELS, LabelError, Labels, from_cls, from_json
 from data_prep.foreign.tars import BLOCK, BrokenTar, MemberHeader, iter_members, parse_header
-from data_prep.remote.objects import MAX_FILE_BYTES
-from data_prep.remote.urls import is_url
 from data_prep.sources.base import Place, Source
 from data_prep.sources.files import base_name, open_file, read_part, shown
 from data_prep.sources.folder import is_image
@@ -27,6 +24,9 @@ from data_prep.sources.rows import Row, batches
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.images import ImageError
 from pipeline.dataset.keys import sample_name
+from pipeline.dataset.names import escape
+from pipeline.dataset.remote.objects import MAX_FILE_BYTES
+from pipeline.dataset.remote.urls import is_url
 
 LABEL_SUFFIXES: Final = ("cls", "json")  # in this order: where there are both, the .json is about something else
 PEEKED: Final = 64  # samples that say how labels are written

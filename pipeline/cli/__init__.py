@@ -8,9 +8,9 @@ import sys
 
 import typer
 
-from data_prep.common.names import one_line
 from pipeline.cli import convert, dedup, finalize, index, inspect, order, shard, submit, train, verify, view
 from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
+from pipeline.dataset.names import one_line
 
 app = typer.Typer(
     name="vitstream",

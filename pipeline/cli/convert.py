@@ -30,9 +30,9 @@ def convert(
     """
     import sys
 
-    from data_prep.common.quantities import human_bytes
     from data_prep.mds import convert as mds
     from pipeline.cli.output import say
+    from pipeline.dataset.quantities import human_bytes
 
     made = mds.convert(dataset, out, bar=sys.stderr.isatty() and not json)
     if json:

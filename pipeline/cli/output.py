@@ -3,8 +3,8 @@
 import os
 import sys
 
-from data_prep.common.names import one_line
 from pipeline.dataset.errors import WorkFailed
+from pipeline.dataset.names import one_line
 
 
 def say(*lines: str) -> None:

@@ -15,10 +15,10 @@ import webdataset
 import xxhash
 
 from data_prep.catalog.listing import SPLIT_SEED
-from data_prep.common.names import escape
 from pipeline.dataset.index import ShardIndex
 from pipeline.dataset.keys import hex64, key_sum, keyed_hash, sample_key
 from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.names import escape
 from tests.images import write_giant_png, write_photo, write_photo_folder
 from tests.runs import COMMAND, one_line, vitstream
 

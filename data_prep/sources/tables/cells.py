@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from data_prep.common.names import escape
 from data_prep.foreign.packed import NO_LABELS, LabelError, Labels, from_value
-from data_prep.remote.urls import SCHEMES, is_url, join, public, scheme_of
+from pipeline.dataset.names import escape
+from pipeline.dataset.remote.urls import SCHEMES, is_url, join, public, scheme_of
 
 _PLAIN: Final = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)*", re.ASCII)  # a path that is its own escape: nearly all
 _NUMBER: Final = re.compile("0|[1-9][0-9]{0,18}")

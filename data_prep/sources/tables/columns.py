@@ -7,10 +7,10 @@ from typing import Final
 
 import pyarrow as pa
 
-from data_prep.common.names import escape
 from data_prep.sources.base import COLUMNS
 from data_prep.sources.options import SourceOptions
 from pipeline.dataset.errors import UsageError
+from pipeline.dataset.names import escape
 
 IMAGE_NAMES: Final = (
     "image", "path", "file", "filename", "url",

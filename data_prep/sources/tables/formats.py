@@ -12,10 +12,10 @@ from typing import Any, BinaryIO, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.common.names import escape
 from data_prep.sources.files import base_name, open_file, shown
 from data_prep.sources.inflate import SUFFIXES, Bomb, Inflated, codec
 from pipeline.dataset.errors import UsageError
+from pipeline.dataset.names import escape
 
 DELIMITERS: Final = {".csv": ",", ".tsv": "\t"}
 JSON_SUFFIXES: Final = (".jsonl", ".ndjson")

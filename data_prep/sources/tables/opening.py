@@ -2,9 +2,7 @@
 
 from itertools import islice
 
-from data_prep.common.names import escape
 from data_prep.foreign.packed import LabelError, Labels
-from data_prep.remote.urls import is_url, parent, public
 from data_prep.sources.base import Source
 from data_prep.sources.files import base_name, shown
 from data_prep.sources.labels import LabelStyle
@@ -15,6 +13,8 @@ from data_prep.sources.tables.formats import Chunk, ParquetTable, TableFile, suf
 from data_prep.sources.tables.packed import PackedTableSource
 from data_prep.sources.tables.source import TableSource
 from pipeline.dataset.errors import UsageError
+from pipeline.dataset.names import escape
+from pipeline.dataset.remote.urls import is_url, parent, public
 
 _PEEKED = 1000  # rows
 

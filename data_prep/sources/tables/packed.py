@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from data_prep.common.names import escape
 from data_prep.sources.base import ROWS_PER_BATCH, Source
 from data_prep.sources.files import base_name
 from data_prep.sources.labels import LabelStyle
@@ -15,6 +14,7 @@ from data_prep.sources.tables.columns import BYTES, Columns, is_packed
 from data_prep.sources.tables.formats import ParquetTable
 from data_prep.sources.tables.source import checked, listing
 from pipeline.dataset.errors import UsageError, WorkFailed
+from pipeline.dataset.names import escape
 
 _ROWS = 16  # images in memory at once
 

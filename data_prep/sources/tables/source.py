@@ -7,10 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_prep.common.names import escape, to_bytes, unescape
+from data_prep.common.remote import read
 from data_prep.foreign.packed import LabelError
-from data_prep.remote.objects import read
-from data_prep.remote.urls import is_url
 from data_prep.sources.base import ROWS_PER_BATCH, UNKNOWN_BYTES, Place, Source
 from data_prep.sources.files import base_name, shown
 from data_prep.sources.labels import LabelStyle
@@ -21,6 +19,8 @@ from data_prep.sources.tables.columns import Columns
 from data_prep.sources.tables.formats import Chunk, TableFile, table_file
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.images import ImageError
+from pipeline.dataset.names import escape, to_bytes, unescape
+from pipeline.dataset.remote.urls import is_url
 
 
 @dataclass(frozen=True)

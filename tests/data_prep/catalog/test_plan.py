@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.catalog.plan import TAR_OVERHEAD, PlannedSplit, count_shards
-from data_prep.common.quantities import human_bytes, parse_bytes, parse_limit
 from data_prep.publish import planned_shards
 from data_prep.request import Slice
 from data_prep.sources.base import Place
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.keys import sample_key
+from pipeline.dataset.quantities import human_bytes, parse_bytes, parse_limit
 from tests.data_prep.catalog.listed import ListSource, paths, planned, rows
 
 pytestmark = pytest.mark.fast

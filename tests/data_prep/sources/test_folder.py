@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.common.names import escape, from_bytes, to_bytes, unescape
 from data_prep.sources import open_sources
 from data_prep.sources.base import COLUMNS, Place
 from data_prep.sources.options import SourceOptions
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.images import ImageError
+from pipeline.dataset.names import escape, from_bytes, to_bytes, unescape
 from tests.images import write_photo
 
 pytestmark = pytest.mark.fast

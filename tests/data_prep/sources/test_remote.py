@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.remote import objects, prefetch
+from data_prep.common.prefetch import prefetch
 from data_prep.sources.base import Place
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.images import ImageError
+from pipeline.dataset.remote import objects
 from tests.data_prep.mds.folders import write_folder
 from tests.data_prep.sources.listing import opened, read_all, rows
 from tests.data_prep.sources.test_tables import hugging_face

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.common.names import from_bytes
 from data_prep.foreign.packed import LabelError
 from data_prep.sources.tables.cells import labels_of, locate
 from pipeline.dataset.errors import UsageError
+from pipeline.dataset.names import from_bytes
 from tests.data_prep.sources.listing import ignored, opened, read_all, rows
 
 pytestmark = pytest.mark.fast

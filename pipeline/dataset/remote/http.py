@@ -7,7 +7,7 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
-from data_prep.remote.patience import Refused, Unexpected
+from pipeline.dataset.remote.patience import Refused, Unexpected
 
 _ASCII: Final = "".join(map(chr, range(0x21, 0x7F)))
 _AGAIN: Final = (408, 425, 429)  # and every 5xx

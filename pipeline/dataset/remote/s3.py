@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from data_prep.remote.patience import Refused, Unexpected
+from pipeline.dataset.remote.patience import Refused, Unexpected
 
 
 @dataclass(frozen=True)

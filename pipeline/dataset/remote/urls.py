@@ -7,8 +7,8 @@ import re
 from typing import Final
 from urllib.parse import quote, urlsplit
 
-from data_prep.common.names import escape
 from pipeline.dataset.errors import UsageError
+from pipeline.dataset.names import escape
 
 SCHEMES: Final = ("s3", "gs", "gcs", "http", "https")
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/{2}")

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from data_prep.remote.urls import public
 from pipeline.dataset.errors import UsageError, WorkFailed
+from pipeline.dataset.remote.urls import public
 
 Result = TypeVar("Result")
 _BAD_CREDENTIALS: Final = ("ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed")

@@ -1,7 +1,7 @@
 """Remote objects: read whole or in parts, listed folder by folder, opened as files.
 
-An object that is not there, or not for us, is an image to be rejected, or a SOURCE to be mended by the user; one that
-does not answer is WorkFailed, and the same command goes on later.
+An object that is not there, or not for us, is Refused, or a SOURCE to be mended by the user; one that does not answer
+is WorkFailed, and the same command goes on later.
 """
 
 import io
@@ -11,10 +11,9 @@ from functools import lru_cache, partial
 from importlib import import_module
 from typing import Any, BinaryIO, Final, TypeVar
 
-from data_prep.remote.patience import Patience, Refused, Unexpected, error_code, patiently
-from data_prep.remote.urls import check_scheme, is_http, public, scheme_of
 from pipeline.dataset.errors import UsageError
-from pipeline.dataset.images import ImageError
+from pipeline.dataset.remote.patience import Patience, Refused, Unexpected, error_code, patiently
+from pipeline.dataset.remote.urls import check_scheme, is_http, public, scheme_of
 
 Result = TypeVar("Result")
 MAX_FILE_BYTES: Final = 512 * 2**20  # of one image, encoded
@@ -27,14 +26,11 @@ def read(url: str, offset: int = 0, size: int | None = None) -> bytes:
     """Bytes [offset, offset + size) of an object; the whole of it where `size` is None.
 
     Raises:
-        ImageError: the object does not exist, is not for us, is shorter than that, or larger than an image may be.
+        Refused: the object does not exist, is not for us, is shorter than that, or larger than an image may be.
         WorkFailed: no answer that makes sense, for as long as we have patience.
         UsageError: what reads such URLs is not installed, or there are no credentials.
     """
-    try:
-        return patiently(url, lambda: _read_once(url, offset, size))
-    except Refused as error:
-        raise ImageError(f"{public(url)}: {error}") from None
+    return patiently(url, lambda: _read_once(url, offset, size))
 
 
 def size_of(url: str) -> int:
@@ -160,11 +156,11 @@ def _list_once(url: str) -> tuple[list[str], list[tuple[str, int]]]:
 
 
 def _run(module: str, what: str, url: str, *arguments: Any, timeout: float) -> Any:
-    """A coroutine of data_prep.remote.MODULE, in fsspec's thread."""
+    """A coroutine of pipeline.dataset.remote.MODULE, in fsspec's thread."""
     filesystem = _filesystem(url)  # first: it says what to install
     from fsspec.asyn import sync
 
-    coroutine = getattr(import_module(f"data_prep.remote.{module}"), what)
+    coroutine = getattr(import_module(f"pipeline.dataset.remote.{module}"), what)
     return sync(filesystem.loop, coroutine, filesystem, url, *arguments, timeout=timeout)
 
 

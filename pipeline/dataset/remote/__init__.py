@@ -1,9 +1,5 @@
 """Bytes from s3://, gs:// and http(s)://, through fsspec, by ranges, with patience.
 
 urls.py: which URLs, and what of them may be seen. patience.py: what is asked again, and when it is given up.
-objects.py: reading and listing. http.py, s3.py: one GET that believes nothing. prefetch.py: many at once, in order.
+objects.py: reading and listing. http.py, s3.py: one GET that believes nothing.
 """
-
-from data_prep.remote.prefetch import prefetch
-
-__all__ = ["prefetch"]
