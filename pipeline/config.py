@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.files import canonical_json
@@ -87,20 +87,67 @@ class Evaluate(_Section):
     batch_size: Positive = 256  # per rank
 
 
+def _ascending(value: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < value[0] <= value[1]:
+        raise ValueError(f"takes two ascending positive numbers, not {list(value)}")
+    return value
+
+
+Area = Annotated[tuple[Share, Share], AfterValidator(_ascending)]  # shares of the image
+Aspect = Annotated[tuple[float, float], AfterValidator(_ascending)]  # width / height, drawn log-uniformly
+Strength = Annotated[float, Field(ge=0)]
+
+
+class RandAugment(_Section):
+    n: Positive = 2  # operations per image
+    m: Strength = 9.0  # 0 to 10, as in timm and the ViT recipes
+
+    @field_validator("m")
+    @classmethod
+    def _scale(cls, m: float) -> float:
+        if m > 10:
+            raise ValueError(f"takes 0 to 10, not {m:g}; torchvision counts to 30: divide its number by 3")
+        return m
+
+
+class ColorJitter(_Section):
+    brightness: Strength = 0.0  # these three: a factor from [max(0, 1 - x), 1 + x]
+    contrast: Strength = 0.0
+    saturation: Strength = 0.0
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # a turn from [-x, x]; 0.5 is half the circle
+
+    @model_validator(mode="after")
+    def _does_something(self) -> "ColorJitter":
+        if not (self.brightness or self.contrast or self.saturation or self.hue):
+            raise ValueError("has nothing to do: give brightness, contrast, saturation or hue, or null")
+        return self
+
+
+class RandomErasing(_Section):
+    probability: Annotated[float, Field(ge=0, le=1)] = 0.25
+    area: Area = (0.02, 1 / 3)
+    aspect: Aspect = (0.3, 10 / 3)
+
+
 class Augment(_Section):
     crop: Literal["inception", "none"] = "inception"
-    area: tuple[Share, Share] = (0.05, 1.0)  # of the inception crop, as shares of the image
-    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    area: Area = (0.05, 1.0)  # of the inception crop
+    aspect: Aspect = (3 / 4, 4 / 3)
     flip: bool = True
-    randaugment: None = None  # the format's keys for two augmentations that this version does not have
-    mixup: Literal[0.0] = 0.0
+    randaugment: RandAugment | None = None
+    color_jitter: ColorJitter | None = None
+    random_erasing: RandomErasing | None = None  # a number is its probability
+    mixup: Strength = 0.0  # alpha of Beta(alpha, alpha); with cutmix too, each pair gets one of them, by a coin
+    cutmix: Strength = 0.0
 
-    @field_validator("area", "aspect")
+    @field_validator("random_erasing", mode="before")
     @classmethod
-    def _ascending(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < value[0] <= value[1]:
-            raise ValueError(f"takes two ascending positive numbers, not {list(value)}")
-        return value
+    def _probability(cls, value: Any) -> Any:
+        return {"probability": value} if isinstance(value, int | float) else value
+
+    @property
+    def mixes(self) -> bool:
+        return self.mixup > 0 or self.cutmix > 0
 
 
 class Loader(_Section):
@@ -153,6 +200,12 @@ class Config(_Section):
     def _length(self) -> "Config":
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("needs exactly one of epochs and steps")
+        return self
+
+    @model_validator(mode="after")
+    def _pairs(self) -> "Config":
+        if self.augment.mixes and self.batch_size == 1:
+            raise ValueError("augment: mixup and cutmix mix pairs of a batch; with batch_size 1 there are none")
         return self
 
     def total_samples(self, dataset_samples: int, step: int = 0, consumed: int = 0) -> int:

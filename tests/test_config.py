@@ -108,6 +108,13 @@ def test_to_yaml_round_trips(tmp_path: Path, text: str) -> None:
     assert again.regularization.clip_norm is None and again.augment.area == (0.25, 1.0)
 
 
+def test_a_number_for_random_erasing_is_its_probability(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, SMALL), ["augment.random_erasing=0.5", "augment.randaugment={}"])
+    erasing, randaugment = config.augment.random_erasing, config.augment.randaugment
+    assert erasing is not None and (erasing.probability, erasing.area) == (0.5, (0.02, 1 / 3))
+    assert randaugment is not None and (randaugment.n, randaugment.m) == (2, 9.0)
+
+
 def test_the_hash_knows_everything_but_the_runs_folder(tmp_path: Path) -> None:
     path = write(tmp_path, SMALL)
     base = load_config(path)
@@ -222,7 +229,16 @@ def load_sections() -> dict[str, bool]:
         (SMALL.replace("vit-ti/16", "vit-q/16"), ("vit-q/16", "ti, s, b, l, h, g")),
         (SMALL.replace("16}", "16, heads: 7}"), ("7 heads do not divide the width, 192",)),
         (SMALL + "loss: hinge\n", ("loss", "softmax", "sigmoid")),
-        (SMALL + "augment: {mixup: 0.2}\n", ("augment.mixup",)),
+        (SMALL + "augment: {mixup: -0.2}\n", ("augment.mixup", "greater than or equal to 0")),
+        (SMALL + "augment: {mixup: .inf}\n", ("augment.mixup", "finite")),
+        (SMALL.replace("_size: 8", "_size: 1") + "augment: {cutmix: 1}\n", ("augment: ", "batch_size 1")),
+        (SMALL + "augment: {randaugment: {m: 15}}\n", ("augment.randaugment.m", "0 to 10, not 15", "torchvision")),
+        (SMALL + "augment: {randaugment: {n: 0}}\n", ("augment.randaugment.n", "greater than 0")),
+        (SMALL + "augment: {randaugment: {k: 1}}\n", ("unknown key augment.randaugment.k", "known here: n, m")),
+        (SMALL + "augment: {color_jitter: {}}\n", ("augment.color_jitter", "nothing to do")),
+        (SMALL + "augment: {color_jitter: {hue: 0.6}}\n", ("augment.color_jitter.hue", "less than or equal to 0.5")),
+        (SMALL + "augment: {random_erasing: 1.5}\n", ("augment.random_erasing.probability", "equal to 1")),
+        (SMALL + "augment: {random_erasing: {area: [0.5, 0.1]}}\n", ("augment.random_erasing.area", "ascending")),
         (SMALL + "augment: {area: [0.5, 0.1]}\n", ("augment.area", "ascending")),
         (SMALL + "augment: {area: [0.5, 1.5]}\n", ("augment.area",)),
         (SMALL + "augment: {area: [0.5]}\n", ("augment.area",)),
