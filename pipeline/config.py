@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pipeline.data.places import Place, Places
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.files import canonical_json
 from pipeline.models.variants import Variant, variant
@@ -30,8 +31,8 @@ class _Section(BaseModel):
 
 
 class Data(_Section):
-    train: Path  # a DATASET folder
-    val: Path | None = None
+    train: Places
+    val: Place | None = None
     max_hole_rate: Fraction = 1e-4  # unreadable samples, as a share of the dataset, above which the run stops
 
 

@@ -19,7 +19,7 @@ from pipeline.checkpoint.state import optimizer_step, set_optimizer_step, slices
 from pipeline.data.ledger import Ledger
 from pipeline.data.loader import EvaluationBatches, Feed, MicroBatch, TrainBatches, load
 from pipeline.data.order import Order
-from pipeline.dataset.errors import StoppedResumable, WorkFailed
+from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
 from pipeline.dataset.files import atomic_file
 from pipeline.distributed import Vote, World
 from pipeline.engine import build_engine, build_model, import_deepspeed
@@ -140,7 +140,10 @@ class Trainer:
 
     def _build(self, checkpoint: tuple[Path, CheckpointManifest] | None) -> None:
         """Model, engine, restored state, loader, journal."""
-        config, world, manifest = self.config, self.world, self.prepared.train
+        config, world, member = self.config, self.world, self.prepared.train.members[0]
+        manifest = member.manifest
+        if len(self.prepared.train.members) > 1:
+            raise UsageError("data.train: a list is not trained on in this version")
         model = build_model(config, len(manifest.classes))
         reader = TensorReader(*checkpoint) if checkpoint else None
         if reader:  # before DeepSpeed copies the weights; setting the masters alone would leave those as they were
@@ -150,7 +153,7 @@ class Trainer:
         if checkpoint and reader:
             reader.restore(slices_to_restore(self.engine))
             set_optimizer_step(self.engine, checkpoint[1].optimizer_step)
-        batches = TrainBatches(config.data.train, manifest, config.model.image_size, self.feed, config.augment)
+        batches = TrainBatches(member.location.path, manifest, config.model.image_size, self.feed, config.augment)
         self.batches = load(batches, config.loader, pin_memory=world.device.type == "cuda")
         flops = train_flops(config.model.variant, config.model.image_size, config.model.pooling, len(manifest.classes))
         peak = device_peak(torch.cuda.get_device_name()) if world.device.type == "cuda" else None
@@ -227,8 +230,8 @@ class Trainer:
     def _evaluate(self) -> None:
         self.phase = "evaluate"
         config, val = self.config, self.prepared.val
-        assert val is not None and config.data.val is not None
-        measured = classify(self.engine.module, config, self.world, val, self._evaluation_batches())
+        assert val is not None
+        measured = classify(self.engine.module, config, self.world, val.manifest, self._evaluation_batches())
         body = {"eval": "val", "step": self.progress.step, "consumed": self.progress.consumed}
         numbers = {"accuracy": measured.accuracy, "loss": measured.loss}
         self.journal.evaluation(body | {"samples": measured.samples, "holes": measured.holes} | numbers)
@@ -239,12 +242,12 @@ class Trainer:
 
     def _evaluation_batches(self) -> Iterator[MicroBatch]:
         config, val = self.config, self.prepared.val
-        assert val is not None and config.data.val is not None
+        assert val is not None
         world = (self.world.rank, self.world.size)
         evaluate = config.evaluate
-        batches = EvaluationBatches(
-            config.data.val, val, config.model.image_size, evaluate.crop, evaluate.batch_size, world
-        )
+        place, manifest = val.location.path, val.manifest
+        size, crop = config.model.image_size, evaluate.crop
+        batches = EvaluationBatches(place, manifest, size, crop, evaluate.batch_size, world)
         return load(batches, config.loader, pin_memory=self.world.device.type == "cuda")
 
     def _save_if_new(self, required: bool) -> None:

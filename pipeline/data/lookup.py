@@ -66,7 +66,7 @@ def place_of_key(
     if epochs is not None and epoch >= epochs:
         raise UsageError(f"--epoch {epoch}: the last of --epochs {epochs} is {epochs - 1}, the first is 0")
     _countable(f"--epoch {epoch}", (epoch + 1) * manifest.samples)
-    consumed = int(order.positions(epoch, np.array([_find(dataset, manifest, key)]))[0])
+    consumed = int(order.when(np.array([epoch]), np.array([_find(dataset, manifest, key)]))[0])
     step, slot = divmod(consumed, batch_size)
     rank = int(slot_owners(batch_size, world_size, order.lanes)[slot])
     return {"key": key, "epoch": epoch, "step": step + 1, "rank": rank, "slot": slot}

@@ -17,6 +17,7 @@ No table of length N exists; any position, of any epoch, is answered in microsec
 """
 
 from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -27,6 +28,47 @@ MAX_LANES = 4096
 DEFAULT_CHUNK = 64
 DEFAULT_WINDOW = 16
 _CHUNKS, _WINDOW, _TAIL = 1, 2, 3  # domains of the hash, so that no two permutations share a key
+
+
+class SampleOrder(Protocol):
+    """What a run reads when. State is one integer, `consumed`: the samples used since the run began.
+
+    A part is what has epochs of its own: one dataset or concatenation (part 0), or each dataset of a mixture. An
+    account is (part, epoch of that part): what the ledger keeps sums for. Arrays are int64 [n].
+    """
+
+    @property
+    def samples(self) -> int:
+        """Samples of all parts."""
+
+    @property
+    def lanes(self) -> int:
+        """Lanes, for `slot_owners`."""
+
+    @property
+    def seed(self) -> int:
+        """The run's."""
+
+    def at(self, consumed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(epoch of its part, global id) of the samples at these counts. Ids go through all datasets, one by one."""
+
+    def when(self, epochs: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        """Inverse of `at`: the counts at which these samples are read in these epochs of their parts."""
+
+    def accounts(self, consumed: int, count: int) -> list[tuple[int, int]]:
+        """The accounts that the `count` samples after `consumed` touch, sorted."""
+
+    def part_of(self, ids: np.ndarray) -> np.ndarray:
+        """The part of each global id."""
+
+    def used(self, part: int, consumed: int) -> int:
+        """How many of the first `consumed` samples are of this part: its own epochs follow from that."""
+
+    def part_samples(self, part: int) -> int:
+        """Samples of a part."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What a checkpoint keeps; `order_from_json` reads it."""
 
 
 @dataclass(frozen=True)
@@ -41,31 +83,38 @@ class Order:
 
     @classmethod
     def fit(cls, samples: int, batch_size: int, seed: int) -> "Order":
-        """The parameters for a dataset and the run's first global batch size.
+        """The parameters for a dataset and the run's first global batch size: L is `lanes_for` it."""
+        return cls.with_lanes(samples, lanes_for(batch_size), seed)
 
-        L is the largest divisor of the batch up to 4,096. C is halved until the tail is at most 1/32 of the
-        dataset (or C is 1: then the shuffle of chunks is a full permutation of the samples), then G follows.
+    @classmethod
+    def with_lanes(cls, samples: int, lanes: int, seed: int) -> "Order":
+        """The parameters for a dataset and a number of lanes.
+
+        C is halved until the tail is at most 1/32 of the dataset (or C is 1: then the shuffle of chunks is a full
+        permutation of the samples), then G follows.
         """
-        lanes = max(d for d in range(1, min(batch_size, MAX_LANES) + 1) if batch_size % d == 0)
         chunk = DEFAULT_CHUNK
         while chunk > 1 and samples - samples // chunk // lanes * lanes * chunk > samples / 32:
             chunk //= 2
         window = max(1, min(DEFAULT_WINDOW, samples // chunk // lanes))
         return cls(samples, seed, lanes, chunk, window)
 
-    def ids(self, consumed: np.ndarray) -> np.ndarray:
-        """Sample ids (int64) at these counts of samples used since the run began (int64, any shape [n])."""
-        epoch, position = np.divmod(np.asarray(consumed, np.int64), self.samples)
+    def at(self, consumed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As SampleOrder says."""
+        epochs, position = np.divmod(np.asarray(consumed, np.int64), self.samples)
         ids = np.empty_like(position)
-        body = position < self._body
-        ids[body] = self._body_ids(epoch[body], position[body])
-        ids[~body] = self._tail_ids(epoch[~body], position[~body] - self._body)
-        return ids
+        body = position < self.body
+        ids[body] = self._body_ids(epochs[body], position[body])
+        ids[~body] = self._tail_ids(epochs[~body], position[~body] - self.body)
+        return epochs, ids
 
-    def positions(self, epoch: int, ids: np.ndarray) -> np.ndarray:
-        """Inverse of `ids`: the counts (int64 [n]) at which these samples are read in that epoch."""
-        ids = np.asarray(ids, np.int64)
-        epochs = np.full_like(ids, epoch)
+    def ids(self, consumed: np.ndarray) -> np.ndarray:
+        """The ids alone."""
+        return self.at(consumed)[1]
+
+    def when(self, epochs: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        """As SampleOrder says."""
+        epochs, ids = np.broadcast_arrays(np.asarray(epochs, np.int64), np.asarray(ids, np.int64))
         chunk, offset = np.divmod(ids, self.chunk)
         in_chunks = chunk < self._chunks
         ordinal = np.where(in_chunks, chunk, 0)
@@ -79,11 +128,35 @@ class Order:
         inside = unpermute(np.where(in_body, inside, 0), size, self._key(_WINDOW, epochs, lane, number))
         body = (start * self.chunk + inside) * self.lanes + lane
 
-        in_tail = np.where(
-            in_chunks, (ordinal - self.lanes * self._lane_chunks) * self.chunk + offset, ids - self._body
-        )
-        tail = unpermute(np.where(in_body, 0, in_tail), max(1, self._tail), self._key(_TAIL, epochs))
-        return epoch * self.samples + np.where(in_body, body, self._body + tail)
+        in_tail = np.where(in_chunks, (ordinal - self.lanes * self._lane_chunks) * self.chunk + offset, ids - self.body)
+        tail = unpermute(np.where(in_body, 0, in_tail), max(1, self.tail), self._key(_TAIL, epochs))
+        return epochs * self.samples + np.where(in_body, body, self.body + tail)
+
+    def accounts(self, consumed: int, count: int) -> list[tuple[int, int]]:
+        """As SampleOrder says: two epochs where the samples cross an edge, more where they hold whole ones."""
+        return [(0, epoch) for epoch in epochs_between(self.samples, consumed, consumed + count)]
+
+    def part_of(self, ids: np.ndarray) -> np.ndarray:
+        """As SampleOrder says: one part."""
+        return np.zeros_like(np.asarray(ids, np.int64))
+
+    def used(self, part: int, consumed: int) -> int:
+        """As SampleOrder says: all of them."""
+        return consumed
+
+    def part_samples(self, part: int) -> int:
+        """As SampleOrder says."""
+        return self.samples
+
+    @property
+    def body(self) -> int:
+        """Samples of an epoch that lie in lanes."""
+        return self.lanes * self._lane_chunks * self.chunk
+
+    @property
+    def tail(self) -> int:
+        """Samples of an epoch that do not, and end it."""
+        return self.samples - self.body
 
     def to_json(self) -> dict[str, int]:
         return asdict(self)
@@ -97,14 +170,6 @@ class Order:
     @property
     def _lane_chunks(self) -> int:  # Q
         return self._chunks // self.lanes
-
-    @property
-    def _body(self) -> int:  # samples in lanes
-        return self.lanes * self._lane_chunks * self.chunk
-
-    @property
-    def _tail(self) -> int:
-        return self.samples - self._body
 
     def _key(self, domain: int, epoch: np.ndarray, *where: np.ndarray) -> np.ndarray:
         return keyed(self.seed, domain, epoch, *where)
@@ -125,12 +190,12 @@ class Order:
         return self._chunk_start(epoch, (start + nth) * self.lanes + lane) + offset
 
     def _tail_ids(self, epoch: np.ndarray, position: np.ndarray) -> np.ndarray:
-        inside = permute(position, max(1, self._tail), self._key(_TAIL, epoch))
+        inside = permute(position, max(1, self.tail), self._key(_TAIL, epoch))
         spare_chunks = self._chunks - self.lanes * self._lane_chunks
         nth, offset = np.divmod(inside, self.chunk)
         in_chunk = nth < spare_chunks
         ordinal = np.where(in_chunk, self.lanes * self._lane_chunks + nth, 0)
-        ids = self._body + inside  # the last N mod C samples, which fill no chunk
+        ids = self.body + inside  # the last N mod C samples, which fill no chunk
         ids[in_chunk] = (self._chunk_start(epoch, ordinal) + offset)[in_chunk]
         return ids
 
@@ -138,6 +203,16 @@ class Order:
         if self._chunks == 0:
             return np.zeros_like(ordinal)
         return permute(ordinal, self._chunks, self._key(_CHUNKS, epoch)) * self.chunk
+
+
+def lanes_for(batch_size: int) -> int:
+    """L: the largest divisor of the batch up to 4,096."""
+    return max(d for d in range(1, min(batch_size, MAX_LANES) + 1) if batch_size % d == 0)
+
+
+def epochs_between(samples: int, start: int, stop: int) -> range:
+    """The epochs of `samples` samples that the counts [start, stop) touch."""
+    return range(start // samples, (stop - 1) // samples + 1) if stop > start else range(0)
 
 
 def slot_owners(batch_size: int, world_size: int, lanes: int) -> np.ndarray:

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.checkpoint.manifest import CheckpointManifest, Damaged, published, read_checkpoint_manifest
 from pipeline.config import Config, differences, load_config
+from pipeline.data.corpus import Corpus, Member, open_corpus, open_member
 from pipeline.dataset.errors import UsageError
-from pipeline.dataset.manifest import Manifest, read_manifest
+from pipeline.dataset.location import Location
 from pipeline.launch.template import zero_template
 from pipeline.run.directory import RunDirectory
 
@@ -20,8 +22,8 @@ class Prepared:
 
     config: Config
     run: RunDirectory
-    train: Manifest
-    val: Manifest | None
+    train: Corpus
+    val: Member | None
     changed: tuple[str, ...]  # what differs from the newest checkpoint, a line each
 
 
@@ -40,10 +42,10 @@ def prepare(run_yaml: Path, overrides: list[str], world_size: int, from_scratch:
             f"raise it to {world_size} or more, or start fewer ranks"
         )
     zero_template(config)
-    train = _dataset(config.data.train, "data.train")
-    val = _dataset(config.data.val, "data.val") if config.data.val else None
-    if val is not None and val.classes != train.classes:
-        raise UsageError(f"data.val: {config.data.val} has other classes than data.train, {config.data.train}")
+    train = open_corpus(config.data.train)
+    val = open_member(config.data.val, "data.val") if config.data.val else None
+    if val is not None and val.manifest.classes != train.classes:
+        raise UsageError(f"data.val: {val.location} has other classes than data.train, {train.members[0].location}")
     run = RunDirectory(config.run_dir)
     run.create()
     if from_scratch:
@@ -53,24 +55,12 @@ def prepare(run_yaml: Path, overrides: list[str], world_size: int, from_scratch:
         return Prepared(config, run, train, val, changed=())
     if newest.data["fingerprint"] != train.fingerprint:
         raise UsageError(
-            f"data.train: {config.data.train} is not the dataset of this run's checkpoints (fingerprint "
-            f"{train.fingerprint[:12]}, theirs {newest.data['fingerprint'][:12]}): bring that one back, "
+            f"data.train: {train} is not what this run's checkpoints were trained on (fingerprint "
+            f"{train.fingerprint[:12]}, theirs {newest.data['fingerprint'][:12]}): bring that back, "
             "or take another run_dir"
         )
     changed = _compare(config, newest)
     return Prepared(config, run, train, val, changed)
-
-
-def _dataset(path: Path, key: str) -> Manifest:
-    try:
-        manifest = read_manifest(path)
-    except UsageError as error:
-        raise UsageError(f"{key}: {error}") from None
-    if manifest.samples == 0:
-        raise UsageError(f"{key}: {path} holds no samples")
-    if manifest.labels != "single":
-        raise UsageError(f"{key}: {path} has several labels per image; training takes one per image in this version")
-    return manifest
 
 
 def _compare(config: Config, newest: CheckpointManifest) -> tuple[str, ...]:
@@ -84,7 +74,16 @@ def _compare(config: Config, newest: CheckpointManifest) -> tuple[str, ...]:
                 f"{key}: is {before} in this run's checkpoints and {after} now, which does not fit: "
                 "change it back, or take another run_dir"
             )
-    return tuple(f"{key}: {before} -> {after}" for key, before, after in changes)
+    return tuple(f"{key}: {_shown(before)} -> {_shown(after)}" for key, before, after in changes)
+
+
+def _shown(value: Any) -> Any:
+    """A value of a configuration without the credentials that a URL may have."""
+    if isinstance(value, dict):
+        return {key: _shown(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_shown(each) for each in value]
+    return str(Location(value)) if isinstance(value, str) else value
 
 
 def _newest(run: RunDirectory) -> CheckpointManifest | None:

@@ -32,7 +32,7 @@ def test_every_epoch_reads_every_sample_once_and_positions_invert(
     order = Order.fit(samples, batch, seed)
     ids = epoch_ids(order, epoch)
     assert np.array_equal(np.sort(ids), np.arange(samples))
-    assert np.array_equal(order.positions(epoch, ids), np.arange(epoch * samples, (epoch + 1) * samples))
+    assert np.array_equal(order.when(epoch, ids), np.arange(epoch * samples, (epoch + 1) * samples))
 
 
 @settings(max_examples=120, deadline=None)
@@ -47,7 +47,7 @@ def test_any_stored_parameters_are_a_bijection(samples: int, lanes: int, chunk: 
     order = Order(samples, seed, lanes, chunk, window)
     ids = epoch_ids(order, 1)
     assert np.array_equal(np.sort(ids), np.arange(samples))
-    assert np.array_equal(order.positions(1, ids), np.arange(samples, 2 * samples))
+    assert np.array_equal(order.when(1, ids), np.arange(samples, 2 * samples))
 
 
 @settings(max_examples=150, deadline=None)
@@ -203,7 +203,7 @@ def test_300_million_samples_need_no_memory() -> None:
             consumed = epoch * order.samples + step * 4_096 + np.arange(4_096)
             ids = order.ids(consumed)
             assert (ids >= 0).all() and (ids < order.samples).all() and len(np.unique(ids)) == 4_096
-            assert np.array_equal(order.positions(epoch, ids), consumed)
+            assert np.array_equal(order.when(epoch, ids), consumed)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
