@@ -65,10 +65,11 @@ class Mixture:
     def when(self, epochs: np.ndarray, ids: np.ndarray) -> np.ndarray:
         """As SampleOrder says."""
         epochs, ids = np.broadcast_arrays(np.asarray(epochs, np.int64), np.asarray(ids, np.int64))
-        owners, consumed = self.part_of(ids), np.empty_like(ids)
+        owners, local = self.parts(ids)
+        consumed = np.empty_like(ids)
         for part in np.unique(owners):
             mine = owners == part
-            own = self.orders[part].when(epochs[mine], ids[mine] - self._starts[part])
+            own = self.orders[part].when(epochs[mine], local[mine])
             block, ordinal = np.divmod(own, self.shares[part])
             consumed[mine] = block * self._block + np.flatnonzero(self._owners == part)[ordinal]
         return consumed
@@ -84,6 +85,17 @@ class Mixture:
     def part_of(self, ids: np.ndarray) -> np.ndarray:
         """As SampleOrder says."""
         return np.searchsorted(self._starts, np.asarray(ids, np.int64), side="right").astype(np.int64) - 1
+
+    def parts(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As SampleOrder says."""
+        owners = self.part_of(ids)
+        return owners, np.asarray(ids, np.int64) - self._starts[owners]
+
+    def chunk_of(self, sample_id: int) -> tuple[int, int]:
+        """As SampleOrder says: of its dataset's order."""
+        (part,), (local,) = self.parts(np.array([sample_id]))
+        first, stop = self.orders[part].chunk_of(int(local))
+        return int(self._starts[part]) + first, int(self._starts[part]) + stop
 
     def used(self, part: int, consumed: int) -> int:
         """As SampleOrder says."""

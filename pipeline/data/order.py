@@ -61,6 +61,12 @@ class SampleOrder(Protocol):
     def part_of(self, ids: np.ndarray) -> np.ndarray:
         """The part of each global id."""
 
+    def parts(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(part, id within the part) of each global id."""
+
+    def chunk_of(self, sample_id: int) -> tuple[int, int]:
+        """[first, last + 1): the global ids of its chunk, which are read close together."""
+
     def used(self, part: int, consumed: int) -> int:
         """How many of the first `consumed` samples are of this part: its own epochs follow from that."""
 
@@ -139,6 +145,15 @@ class Order:
     def part_of(self, ids: np.ndarray) -> np.ndarray:
         """As SampleOrder says: one part."""
         return np.zeros_like(np.asarray(ids, np.int64))
+
+    def parts(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As SampleOrder says."""
+        return self.part_of(ids), np.asarray(ids, np.int64)
+
+    def chunk_of(self, sample_id: int) -> tuple[int, int]:
+        """As SampleOrder says. The last N mod C samples have one that is not full."""
+        first = sample_id // self.chunk * self.chunk
+        return first, min(first + self.chunk, self.samples)
 
     def used(self, part: int, consumed: int) -> int:
         """As SampleOrder says: all of them."""

@@ -41,6 +41,13 @@ def test_each_dataset_goes_through_its_own_epochs_and_every_read_inverts(mixture
             assert len(read) == samples or epoch == own_epochs[-1]
         start += samples
     assert start == mixture.samples
+    some = ids[:: max(1, len(ids) // 20)]
+    parts, local = mixture.parts(some)
+    for sample, part, own in zip(some.tolist(), parts.tolist(), local.tolist(), strict=True):
+        first, stop = mixture.chunk_of(sample)
+        within = mixture.orders[part].chunk_of(own)
+        assert first <= sample < stop and (first - sample, stop - sample) == (within[0] - own, within[1] - own)
+        assert 0 < stop - first <= mixture.orders[part].chunk
 
 
 @settings(max_examples=80, deadline=None)
