@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError
 
 from pipeline.dataset.location import Location
 
@@ -40,6 +40,12 @@ def _weighted(value: Any) -> "Weighted":
         raise ValueError(f"{key}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
+def _to_json(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_to_json(each) for each in value]
+    return value.model_dump(mode="json") if isinstance(value, Weighted) else str(value)
+
+
 Place = Annotated[Path | str, PlainValidator(_place)]  # a DATASET folder, or a URL, which as a path would lose a slash
 
 
@@ -53,4 +59,6 @@ class Weighted(BaseModel):
 
 
 # A place; or a list of places, which are one dataset together; or a list of {path, weight}.
-Places = Annotated[Path | str | tuple[Path | str | Weighted, ...], PlainValidator(_places)]
+Places = Annotated[
+    Path | str | tuple[Path | str | Weighted, ...], PlainValidator(_places), PlainSerializer(_to_json, when_used="json")
+]
