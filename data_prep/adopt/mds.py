@@ -7,10 +7,11 @@ from pathlib import Path
 from data_prep.adopt.tar import read_sample
 from data_prep.catalog.samples import Reject
 from data_prep.foreign.packed import LabelError, PackedSample
-from data_prep.mds.reader import choose_columns, rows
+from data_prep.mds.reader import rows
 from pipeline.dataset.images import ImageError
 from pipeline.dataset.keys import own_key
 from pipeline.dataset.mds import MdsShard
+from pipeline.dataset.mds_columns import choose_columns
 from pipeline.dataset.names import escape
 
 

@@ -17,12 +17,13 @@ from data_prep.common.progress import progress_bar
 from data_prep.common.stopping import stoppable
 from data_prep.common.unfinished import DISK_FULL
 from data_prep.common.workers import Advance
-from data_prep.mds.reader import CLASSES_NAME, is_mds, read_classes, read_index
+from data_prep.mds.reader import is_mds, read_classes, read_index
 from pipeline.dataset.containers import Unreadable, open_shard
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import write_json
 from pipeline.dataset.index import ShardIndex
 from pipeline.dataset.manifest import Manifest, read_manifest
+from pipeline.dataset.mds_listing import CLASSES_NAME
 from pipeline.dataset.names import escape
 
 IMAGE_ENCODING: Final = "jpeg"

@@ -1,11 +1,11 @@
-"""An MDS folder, read without mosaicml-streaming: index.json, and which columns hold image and label.
+"""An MDS folder, read without mosaicml-streaming: its shards, and the samples in them with their labels.
 
 Nothing of a sample is ever unpickled: a column of type `pkl` is passed over.
 """
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,18 +15,11 @@ import numpy as np
 from data_prep.foreign.packed import NO_LABELS, LabelError, Labels, from_cls, from_json, from_value
 from pipeline.dataset.containers import mds_key
 from pipeline.dataset.errors import UsageError
-from pipeline.dataset.files import is_plain_name
-from pipeline.dataset.mds import Column, Field, MdsShard
-from pipeline.dataset.names import escape, one_line
+from pipeline.dataset.mds import Field, MdsShard
+from pipeline.dataset.mds_columns import INTEGERS, Columns
+from pipeline.dataset.mds_listing import CLASSES_NAME, INDEX_NAME, Entry, parse_classes, parse_index
+from pipeline.dataset.names import escape
 
-INDEX_NAME: Final = "index.json"
-CLASSES_NAME: Final = "classes.json"  # ours: the names behind the numbers
-IMAGE_ENCODINGS: Final = ("jpeg", "png", "bytes")
-IMAGE_NAMES: Final = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "x")
-LABEL_NAMES: Final = ("label", "labels", "cls", "class", "class_id", "target", "y")
-INTEGERS: Final = {"int": "<i8"} | {
-    f"{kind}int{bits}": f"<{kind or 'i'}{bits // 8}" for kind in ("", "u") for bits in (8, 16, 32, 64)
-}
 _VALUE_TYPES: Final = {8: "u1", 9: "i1", 16: "<u2", 17: "<i2", 32: "<u4", 33: "<i4", 64: "<u8", 65: "<i8"}
 _MAX_LABEL_BYTES: Final = 2**20
 
@@ -40,14 +33,6 @@ class ListedShard:
     samples: int
     bytes: int
     compression: str | None  # where only a compressed file is there: then `path` is that
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which columns of a shard are used."""
-
-    image: Column
-    label: Column | None
 
 
 @dataclass(frozen=True)
@@ -73,52 +58,20 @@ def read_index(folder: Path) -> list[ListedShard]:
     """
     path = folder / INDEX_NAME
     try:
-        body = json.loads(path.read_bytes())
-        if body["version"] != 2:
-            raise UsageError(f"{path}: MDS version {str(body['version'])[:20]}, this vitstream reads 2")
-        shards = [_listed(folder, entry) for entry in body["shards"]]
+        return [_listed(folder, entry) for entry in parse_index(path.read_bytes(), path)]
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UsageError(f"{path}: no index of an MDS folder, or a damaged one") from None
-    if not shards:
-        raise UsageError(f"{path}: names no shards")
-    return shards
 
 
 def read_classes(folder: Path) -> tuple[str, ...] | None:
-    """The class names that `vitstream convert` left beside the shards, if it did: escaped already, as in a manifest.
-
-    Raises UsageError.
-    """
+    """The class names that `vitstream convert` left beside the shards, if it did. Raises UsageError."""
     path = folder / CLASSES_NAME
     try:
-        names = json.loads(path.read_bytes())
+        return parse_classes(path.read_bytes(), path)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError):
+    except OSError:
         raise UsageError(f"{path}: damaged; it is a list of class names") from None
-    texts = isinstance(names, list) and all(isinstance(name, str) and one_line(name) == name for name in names)
-    if not texts or len(set(names)) < len(names):
-        raise UsageError(f"{path}: damaged; it is a list of class names, each once, each one line")
-    return tuple(names)
-
-
-def choose_columns(columns: Sequence[Column]) -> Columns:
-    """The columns that hold image and label: by name, else the only ones whose type fits.
-
-    Raises:
-        UsageError: none or several could be the image.
-    """
-    images = [column for column in columns if column.encoding in IMAGE_ENCODINGS]
-    image = _by_name(images, IMAGE_NAMES) or _only([c for c in images if c.encoding != "bytes"]) or _only(images)
-    if image is None:
-        shown = ", ".join(f"{escape(c.name)}: {escape(c.encoding)}" for c in columns)
-        what = f"no column of type {' or '.join(IMAGE_ENCODINGS)}" if not images else "several columns that may be it"
-        raise UsageError(f"no image column: {what} ({shown}); call it {IMAGE_NAMES[0]}")
-    labels = [c for c in columns if c is not image and _is_label(c)]
-    label = _by_name(labels, LABEL_NAMES) or _only([c for c in labels if c.encoding in INTEGERS])
-    return Columns(image, label)
 
 
 def rows(name: str, fd: int, head: MdsShard, columns: Columns) -> Iterator[MdsSample]:
@@ -185,32 +138,8 @@ def _array(encoding: str, data: bytes) -> np.ndarray:
     return np.frombuffer(data[at:], dtype).reshape(-1)
 
 
-def _is_label(column: Column) -> bool:
-    return column.encoding in (*INTEGERS, "str", "str_int", "json") or column.encoding.partition(":")[0] == "ndarray"
-
-
-def _by_name(columns: Sequence[Column], names: Sequence[str]) -> Column | None:
-    found = {column.name.lower(): column for column in columns}
-    return next((found[name] for name in names if name in found), None)
-
-
-def _only(columns: Sequence[Column]) -> Column | None:
-    return columns[0] if len(columns) == 1 else None
-
-
-def _listed(folder: Path, entry: dict) -> ListedShard:
-    raw, packed = entry["raw_data"], entry.get("zip_data")
-    if entry["format"] != "mds":
-        raise UsageError(f"{folder / INDEX_NAME}: shards of format {str(entry['format'])[:20]}; only mds can be used")
-    names = [raw["basename"], *([packed["basename"]] if packed else [])]
-    for name in names:
-        if not isinstance(name, str) or not all(is_plain_name(part) for part in name.split("/")):
-            raise UsageError(f"{folder / INDEX_NAME}: {str(name)[:80]!r} is no file inside the folder")
-    whole = folder / names[0]
-    compression = None
-    if packed and not whole.exists():
-        whole, compression = folder / names[1], str(entry.get("compression"))[:20]
-    samples, size = entry["samples"], raw["bytes"]
-    if not all(type(number) is int and number >= 0 for number in (samples, size)):
-        raise TypeError  # damaged, says read_index
-    return ListedShard(names[0].replace("/", "--"), whole, samples, size, compression)
+def _listed(folder: Path, entry: Entry) -> ListedShard:
+    whole, compression = folder / entry.path, None
+    if entry.packed_path is not None and not whole.exists():
+        whole, compression = folder / entry.packed_path, entry.compression
+    return ListedShard(entry.name, whole, entry.samples, entry.bytes, compression)

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from data_prep.common.remote import read
 from data_prep.foreign.packed import LabelError, Labels
-from data_prep.mds.reader import CLASSES_NAME, INDEX_NAME, choose_columns, read_classes, read_index, rows
+from data_prep.mds.reader import read_classes, read_index, rows
 from data_prep.sources.base import UNKNOWN_BYTES, Place, Source
 from data_prep.sources.files import OPEN_FILES, open_file
 from data_prep.sources.inflate import Bomb, Inflated
@@ -27,6 +27,8 @@ from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.images import ImageError
 from pipeline.dataset.keys import own_key
 from pipeline.dataset.mds import MdsError, MdsShard
+from pipeline.dataset.mds_columns import choose_columns
+from pipeline.dataset.mds_listing import CLASSES_NAME, INDEX_NAME
 from pipeline.dataset.names import escape, unescape
 from pipeline.dataset.remote.objects import MAX_FILE_BYTES, list_folder
 from pipeline.dataset.remote.urls import is_url, join, public

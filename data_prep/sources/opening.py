@@ -5,7 +5,6 @@ from itertools import groupby
 from pathlib import Path
 
 from data_prep.common.remote import read
-from data_prep.mds.reader import INDEX_NAME
 from data_prep.sources import tables
 from data_prep.sources.base import Source
 from data_prep.sources.dataset import open_dataset
@@ -17,6 +16,7 @@ from data_prep.sources.options import SourceOptions
 from data_prep.sources.tars import open_tars
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.manifest import MANIFEST_NAME
+from pipeline.dataset.mds_listing import INDEX_NAME
 from pipeline.dataset.names import escape
 from pipeline.dataset.remote.objects import list_folder
 from pipeline.dataset.remote.urls import check_scheme, is_http, is_url, join, public

@@ -8,8 +8,9 @@ All integers are little-endian. So an image lies in the file as it is, and can b
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -80,7 +81,7 @@ class MdsShard:
     @property
     def key_column(self) -> Column | None:
         """The column that holds keys, if there is one."""
-        return next((c for c in self.columns if c.name in KEY_COLUMNS and c.encoding == "str"), None)
+        return key_column(self.columns)
 
     def number_at(self, offset: int) -> int:
         """The sample that byte `offset` of the file belongs to; -1 where it is none's."""
@@ -93,27 +94,56 @@ class MdsShard:
         Raises:
             MdsError: the sizes do not add up to the sample.
         """
-        variable = [column for column in self.columns if not column.size]
-        if 4 * len(variable) > len(sample):
-            raise MdsError(f"sample {number} is damaged: it has no room for the sizes of its columns")
-        sizes = iter(np.frombuffer(sample[: 4 * len(variable)], "<u4").tolist())
-        at = int(self.offsets[number]) + 4 * len(variable)
-        found = {}
-        for column in self.columns:
-            size = column.size or next(sizes)
-            found[column.name] = Field(at, size)
-            at += size
-        if at != self.offsets[number + 1]:
-            raise MdsError(f"sample {number} is damaged: its columns take {at - int(self.offsets[number]):,} bytes")
-        return found
+        begin, end = map(int, self.offsets[number : number + 2])
+        try:
+            return fields_of(self.columns, begin, end, sample)
+        except MdsError as error:
+            raise MdsError(f"sample {number} {error}") from None
+
+
+def key_column(columns: Sequence[Column]) -> Column | None:
+    """The column that holds keys, if there is one."""
+    return next((c for c in columns if c.name in KEY_COLUMNS and c.encoding == "str"), None)
+
+
+def fields_of(columns: Sequence[Column], begin: int, end: int, sample: bytes) -> dict[str, Field]:
+    """Where each column's value of a sample lies, which is bytes [begin, end) of the file.
+
+    Args:
+        sample: its bytes, or the first of them: those that say how large the columns are.
+
+    Raises:
+        MdsError: the sizes do not add up to the sample.
+    """
+    variable = sum(not column.size for column in columns)
+    if 4 * variable > len(sample):
+        raise MdsError("is damaged: it has no room for the sizes of its columns")
+    sizes = iter(np.frombuffer(sample[: 4 * variable], "<u4").tolist())
+    at = begin + 4 * variable
+    found = {}
+    for column in columns:
+        size = column.size or next(sizes)
+        found[column.name] = Field(at, size)
+        at += size
+    if at != end:
+        raise MdsError(f"is damaged: its columns take {at - begin:,} bytes")
+    return found
 
 
 def _columns(text: bytes) -> tuple[Column, ...]:
     try:
         config = json.loads(text)
+    except (ValueError, RecursionError):
+        raise MdsError("its list of columns is damaged, or it is no MDS shard") from None
+    return columns_of(config)
+
+
+def columns_of(config: Any) -> tuple[Column, ...]:
+    """The columns out of a shard's own JSON, or out of its entry in index.json. Raises MdsError."""
+    try:
         lists = [config[f"column_{what}"] for what in ("names", "encodings", "sizes")]
         columns = tuple(Column(*values) for values in zip(*lists, strict=True))
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         raise MdsError("its list of columns is damaged, or it is no MDS shard") from None
     for column in columns:
         texts = isinstance(column.name, str) and isinstance(column.encoding, str)

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from data_prep.adopt.adopt import adopt
 from data_prep.audit.dataset import verify
 from data_prep.foreign.packed import LabelError, Labels
-from data_prep.mds.reader import choose_columns, decode_label, read_index
+from data_prep.mds.reader import decode_label, read_index
 from pipeline.data.read import DatasetReader, Hole, Sample
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.keys import sample_key
 from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.dataset.mds import Column, MdsError, MdsShard
+from pipeline.dataset.mds_columns import choose_columns
 from tests.data_prep.adopt.tars import entries
 from tests.data_prep.mds.folders import write_folder, write_shard
 from tests.runs import steps_of, train, write_run
