@@ -13,11 +13,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from pipeline.data.places import Place, Places
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.files import canonical_json
+from pipeline.dataset.quantities import parse_bytes
 from pipeline.models.variants import Variant, variant
 
 PRESETS = Path(__file__).parent / "presets"
@@ -26,13 +36,33 @@ Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
 
 
+def _bytes(value: int | str) -> int:
+    """`1.5GB` or a number. Raises ValueError."""
+    try:
+        return parse_bytes(str(value), "")
+    except UsageError as error:
+        raise ValueError(str(error).strip()) from None
+
+
+Bytes = Annotated[int, BeforeValidator(_bytes)]  # written as `200GB`, or a number
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Cache(_Section):
+    """A folder on a node's own disk, in which its processes share the shards that they have fetched."""
+
+    dir: Path
+    bytes: Bytes  # at most; for all runs that name this folder, together
 
 
 class Data(_Section):
     train: Places
     val: Place | None = None
+    cache: Cache | None = None  # for whole shards; without one they are read by ranges
+    retry_s: Annotated[float, Field(gt=0, le=86_400)] = 60.0  # for which a read from afar is tried again; then a hole
     max_hole_rate: Fraction = 1e-4  # unreadable samples, as a share of the dataset, above which the run stops
 
 
@@ -152,8 +182,15 @@ class Augment(_Section):
 
 
 class Loader(_Section):
-    workers: Annotated[int, Field(ge=0)] = 8  # processes per rank; results never depend on it
-    prefetch: Positive = 4  # micro-batches that each worker is ahead
+    """How images are read and decoded; results never depend on it."""
+
+    workers: Annotated[int, Field(ge=0)] = 8  # processes per rank; 0: the rank itself
+    threads: Positive = 1  # that decode, of each worker
+    prefetch: Positive = 4  # micro-batches that are made ahead of their use
+    read_ahead: Positive = 16  # further micro-batches whose bytes are asked for
+    reads: Positive = 8  # requests that each worker has under way
+    memory: Bytes | None = None  # of compressed images, per rank; by default an even share of a quarter of the machine's
+    pixel_digest: bool = False  # of every batch's pixels, into the metrics: two runs trained on the same if it is equal
 
 
 class Regularization(_Section):

@@ -4,18 +4,27 @@ Row i of the index is sample i of the shard. Uncompressed columns can be used wh
 no start-up time and no memory, and a row can also be fetched from afar by a ranged read.
 """
 
+import io
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.dataset.blob import Blob
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.files import atomic_file, open_regular
 
 ROWS_PER_BATCH = 1024
+MAX_REMOTE_BATCHES: Final = 2  # of an index that is read by ranges, in memory: 60 kB each
+_SMALL_BYTES: Final = 2**17  # an index that is not larger is read as a whole
+_TAIL_BYTES: Final = 2**13  # that hold the footer, of up to 300 batches
+_MAX_BATCH_BYTES: Final = 2**28
 SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
@@ -53,22 +62,38 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 class ShardIndex:
-    """A memory-mapped index. Columns are read in place; nothing is loaded up front.
+    """An index, memory-mapped or read by ranges. Columns are read in place; nothing is loaded up front.
 
-    Anything that is asked of a damaged one raises WorkFailed.
+    Of one that lies elsewhere the footer and two batches are in memory. Anything that is asked of a damaged one raises
+    WorkFailed; of one that cannot be had, Unreadable. Safe to use from several threads at once.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Raises WorkFailed where `path` is missing or no index."""
-        self._path = path
-        self._batches: dict[int, pa.RecordBatch] = {}
+    def __init__(self, source: Path | Blob, samples: int | None = None, where: str | None = None) -> None:
+        """`samples`: how many it has to have. `where`: what it is called in messages.
+
+        Raises:
+            WorkFailed: `source` is missing, no index, or one of another number of samples.
+            Unreadable: the blob cannot be read.
+        """
+        self._where = where or (str(source) if isinstance(source, Path) else source.name)
+        self._samples, self._remote = samples, not isinstance(source, Path)
+        self._batches: OrderedDict[int, pa.RecordBatch] = OrderedDict()
+        self._lock = threading.Lock()
         try:
-            open_regular(path).close()  # memory_map would wait for a pipe
-            self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            if isinstance(source, Path):
+                open_regular(source).close()  # memory_map would wait for a pipe
+                file = pa.memory_map(str(source))
+            else:
+                file = pa.PythonFile(_BlobFile(source), "r")
+            self._reader = pa.ipc.open_file(file)
             if self._reader.schema != SCHEMA:
                 raise pa.ArrowInvalid(f"columns {self._reader.schema.names}")
         except (OSError, ValueError, pa.ArrowException) as error:
             raise self._unusable(error) from None
+        if samples is not None and self._reader.num_record_batches != -(-samples // ROWS_PER_BATCH):
+            raise self._miscounted(len(self))
+        if samples is not None and not self._remote and len(self) != samples:
+            raise self._miscounted(len(self))
 
     def __len__(self) -> int:
         batches = self._reader.num_record_batches
@@ -101,16 +126,62 @@ class ShardIndex:
         return None
 
     def _batch(self, number: int) -> pa.RecordBatch:
-        if number not in self._batches:
+        found = self._batches.get(number)
+        if found is not None:
+            return found
+        with self._lock:
             try:
                 batch = self._reader.get_batch(number)
                 batch.validate(full=True)  # offsets inside their buffers, text that is UTF-8
             except (OSError, ValueError, pa.ArrowException) as error:
                 raise self._unusable(error) from None
+            if self._samples is not None:
+                before = number * ROWS_PER_BATCH
+                if batch.num_rows != min(ROWS_PER_BATCH, self._samples - before):
+                    raise self._miscounted(before + batch.num_rows)
             self._batches[number] = batch
-        return self._batches[number]
+            if self._remote and len(self._batches) > MAX_REMOTE_BATCHES:
+                self._batches.popitem(last=False)
+            return batch
+
+    def _miscounted(self, samples: int) -> WorkFailed:
+        message = f"{self._where}: {samples} samples, the manifest says {self._samples}"
+        return WorkFailed(f"{message}; see: vitstream verify DATASET", cause="data", resumable=False)
 
     def _unusable(self, error: Exception) -> WorkFailed:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        message = f"{self._path}: no readable index ({reason}); see: vitstream verify DATASET"
+        message = f"{self._where}: no readable index ({reason}); see: vitstream verify DATASET"
         return WorkFailed(message, cause="data", resumable=False)
+
+
+class _BlobFile(io.RawIOBase):
+    """A blob as Arrow wants it. What Arrow reads first, the footer, comes with one request, as does each batch."""
+
+    def __init__(self, blob: Blob) -> None:
+        self._blob, self._size, self._at = blob, blob.size(), 0
+        self._tail_at = max(0, self._size - (self._size if self._size <= _SMALL_BYTES else _TAIL_BYTES))
+        self._tail = blob.read(self._tail_at, self._size - self._tail_at)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        size = max(0, min(size if size >= 0 else self._size, self._size - self._at))
+        if size > _MAX_BATCH_BYTES:
+            raise pa.ArrowInvalid(f"a part of {size:,} bytes")
+        if self._at >= self._tail_at:
+            data = self._tail[self._at - self._tail_at : self._at - self._tail_at + size]
+        else:
+            data = self._blob.read(self._at, size)
+        self._at += len(data)
+        return data

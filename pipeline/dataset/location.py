@@ -40,8 +40,9 @@ class Location:
         """What lies below it. A URL's query (a signature, say) is kept."""
         if not self.is_remote:
             return Location(str(self.path / name))
-        url, question, query = self.text.partition("?")
-        return Location(f"{url.rstrip('/')}/{name}{question}{query}")
+        from pipeline.dataset.remote.urls import join
+
+        return Location(join(self.text, name))
 
     def __str__(self) -> str:
         """What may be shown: of a URL neither query nor credentials."""

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.files import canonical_json, is_plain_name, open_regular, write_json
+from pipeline.dataset.location import Location
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "dataset.json"
@@ -182,16 +183,17 @@ def write_manifest(dataset: Path, manifest: Manifest) -> None:
     write_json(dataset / MANIFEST_NAME, manifest.to_json())
 
 
-def read_manifest(dataset: Path) -> Manifest:
-    """Reads DATASET/dataset.json.
+def read_manifest(dataset: Path | str | Location) -> Manifest:
+    """Reads DATASET/dataset.json, from a folder or from a URL.
 
     Raises:
         UsageError: no dataset there, or a manifest that is not one of ours; the message says which.
+        WorkFailed: a server does not answer.
     """
+    dataset = Location.of(dataset)
     path = dataset / MANIFEST_NAME
     try:
-        with open_regular(path) as file:
-            body = _Body.model_validate_json(file.read())
+        body = _Body.model_validate_json(path.read())
     except FileNotFoundError:
         raise UsageError(_no_dataset(dataset)) from None
     except PermissionError:
@@ -223,10 +225,13 @@ def _wrong(error: ValidationError) -> str:
     return f"not a vitstream manifest ({f'{where}: ' * bool(where)}{problem})"
 
 
-def _no_dataset(dataset: Path) -> str:
-    splits = [p.parent.name for p in sorted(dataset.glob(f"*/{MANIFEST_NAME}"))]
+def _no_dataset(dataset: Location) -> str:
+    if dataset.is_remote:
+        return f"{dataset}: no {MANIFEST_NAME} there; copy a DATASET that vitstream shard has made to it"
+    folder = dataset.path
+    splits = [p.parent.name for p in sorted(folder.glob(f"*/{MANIFEST_NAME}"))]
     if splits:
-        return f"{dataset}: no dataset here, but in its folders {', '.join(splits)}: name one of them"
-    if dataset.is_dir():
-        return f"{dataset}: no {MANIFEST_NAME} in it; make it with: vitstream shard SOURCE --out {dataset}"
-    return f"{dataset}: no such dataset; make it with: vitstream shard SOURCE --out {dataset}"
+        return f"{folder}: no dataset here, but in its folders {', '.join(splits)}: name one of them"
+    if folder.is_dir():
+        return f"{folder}: no {MANIFEST_NAME} in it; make it with: vitstream shard SOURCE --out {folder}"
+    return f"{folder}: no such dataset; make it with: vitstream shard SOURCE --out {folder}"

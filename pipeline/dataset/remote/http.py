@@ -7,7 +7,7 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
-from pipeline.dataset.remote.patience import Refused, Unexpected
+from pipeline.dataset.remote.patience import Missing, Refused, Unexpected
 
 _ASCII: Final = "".join(map(chr, range(0x21, 0x7F)))
 _AGAIN: Final = (408, 425, 429)  # and every 5xx
@@ -63,8 +63,10 @@ def _check(response: aiohttp.ClientResponse) -> None:
     status = response.status
     if status >= 500 or status in _AGAIN:
         raise Unexpected(f"HTTP {status}")
+    if status == 404:
+        raise Missing
     if status not in (200, 206):
-        raise Refused({401: "access denied", 403: "access denied", 404: "does not exist"}.get(status, f"HTTP {status}"))
+        raise Refused({401: "access denied", 403: "access denied"}.get(status, f"HTTP {status}"))
 
 
 def _content_range(response: aiohttp.ClientResponse) -> tuple[int, int | None]:

@@ -7,19 +7,18 @@ is WorkFailed, and the same command goes on later.
 import io
 import os
 from collections.abc import Callable
-from functools import lru_cache, partial
-from importlib import import_module
+from functools import partial
 from typing import Any, BinaryIO, Final, TypeVar
 
 from pipeline.dataset.errors import UsageError
-from pipeline.dataset.remote.patience import Patience, Refused, Unexpected, error_code, patiently
-from pipeline.dataset.remote.urls import check_scheme, is_http, public, scheme_of
+from pipeline.dataset.remote import ranges
+from pipeline.dataset.remote.filesystems import filesystem, result_of, start
+from pipeline.dataset.remote.patience import Patience, Refused, Unexpected, patiently
+from pipeline.dataset.remote.traffic import Traffic
+from pipeline.dataset.remote.urls import is_http, public, scheme_of
 
 Result = TypeVar("Result")
 MAX_FILE_BYTES: Final = 512 * 2**20  # of one image, encoded
-_EXTRAS: Final = {"s3": "s3", "gs": "gcs", "gcs": "gcs", "http": "http"}
-_SLOWEST: Final = 256 * 2**10  # bytes per second, below which an attempt is given up
-_CONNECTIONS: Final = 64
 
 
 def read(url: str, offset: int = 0, size: int | None = None) -> bytes:
@@ -89,22 +88,9 @@ def _usable(url: str, once: Callable[[], Result]) -> Result:
 
 
 def _read_once(url: str, offset: int, size: int | None) -> bytes:
-    if size == 0:
-        return b""
-    limit = MAX_FILE_BYTES + 1 if size is None else size
     silence = Patience.ours().silence_s
-    timeout = silence + (limit / _SLOWEST if size is not None else 4 * silence)
-    try:
-        if is_http(url):
-            data = _run("http", "get", url, offset, limit, silence, timeout=timeout)
-        elif scheme_of(url) == "s3":
-            data = _run("s3", "get", url, offset, limit, timeout=timeout)
-        else:
-            data = _filesystem(url).cat_file(url, start=offset, end=offset + limit, timeout=timeout)
-    except OSError as error:
-        if error_code(error) not in ("InvalidRange", "416"):
-            raise
-        data = b""  # it ends before `offset`
+    limit, timeout = (MAX_FILE_BYTES + 1, 5 * silence) if size is None else (size, None)
+    data = ranges.get(url, offset, limit, silence, Traffic(), timeout)
     if size is None and len(data) > MAX_FILE_BYTES:
         raise Refused(f"too large: more than {MAX_FILE_BYTES:,} bytes")
     if size is not None and len(data) != size:
@@ -116,13 +102,7 @@ def _read_once(url: str, offset: int, size: int | None) -> bytes:
 
 
 def _size_once(url: str) -> int:
-    silence = Patience.ours().silence_s
-    if is_http(url):
-        return _run("http", "length", url, silence, timeout=2 * silence)
-    info = _filesystem(url).info(url, timeout=2 * silence)
-    if info["type"] != "file":
-        raise Refused("not a file")
-    return int(info["size"])
+    return ranges.size(url, Patience.ours().silence_s)
 
 
 def _list_s3(url: str) -> tuple[list[str], list[tuple[str, int]]]:
@@ -131,8 +111,7 @@ def _list_s3(url: str) -> tuple[list[str], list[tuple[str, int]]]:
     files: list[tuple[str, int]] = []
     token: str | None = None
     while True:
-        ask = partial(_run, "s3", "page", url, token, timeout=4 * Patience.ours().silence_s)
-        page = _usable(url, ask)
+        page = _usable(url, partial(_page_once, url, token))
         folders += page.folders
         files += page.files
         token = page.token
@@ -140,11 +119,16 @@ def _list_s3(url: str) -> tuple[list[str], list[tuple[str, int]]]:
             return folders, files
 
 
+def _page_once(url: str, token: str | None) -> Any:
+    silence = Patience.ours().silence_s
+    return result_of(start(url, "s3", "page", token, silence=silence), 4 * silence)
+
+
 def _list_once(url: str) -> tuple[list[str], list[tuple[str, int]]]:
-    filesystem = _filesystem(url)
-    root = filesystem._strip_protocol(url).rstrip("/")
+    of = filesystem(url, Patience.ours().silence_s)
+    root = of._strip_protocol(url).rstrip("/")
     folders, files = [], []
-    for entry in filesystem.ls(url, detail=True, refresh=True):  # GCS
+    for entry in of.ls(url, detail=True, refresh=True):  # GCS
         name = entry["name"].removeprefix(root + "/")
         if not name or "/" in name or entry["name"] == root:  # the folder's own marker; a key with two slashes
             continue
@@ -153,40 +137,3 @@ def _list_once(url: str) -> tuple[list[str], list[tuple[str, int]]]:
         else:
             files.append((name, int(entry["size"])))
     return folders, files
-
-
-def _run(module: str, what: str, url: str, *arguments: Any, timeout: float) -> Any:
-    """A coroutine of pipeline.dataset.remote.MODULE, in fsspec's thread."""
-    filesystem = _filesystem(url)  # first: it says what to install
-    from fsspec.asyn import sync
-
-    coroutine = getattr(import_module(f"pipeline.dataset.remote.{module}"), what)
-    return sync(filesystem.loop, coroutine, filesystem, url, *arguments, timeout=timeout)
-
-
-def _filesystem(url: str) -> Any:
-    """fsspec's file system for a URL, one per process: connections do not survive a fork."""
-    check_scheme(url)
-    return _opened("http" if is_http(url) else scheme_of(url), os.getpid())
-
-
-@lru_cache(maxsize=8)
-def _opened(scheme: str, _process: int) -> Any:
-    import fsspec
-    from fsspec.config import conf
-
-    ours: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
-    theirs = conf.get(scheme, {})
-    if scheme == "s3":
-        silence = Patience.ours().silence_s
-        limits = {"connect_timeout": silence, "read_timeout": silence, "max_pool_connections": _CONNECTIONS}
-        ours["config_kwargs"] = theirs.get("config_kwargs", {}) | limits | {"retries": {"total_max_attempts": 1}}
-    if scheme == "http":
-        ours["client_kwargs"] = {"trust_env": True} | theirs.get("client_kwargs", {})
-    try:
-        filesystem = fsspec.filesystem(scheme, **ours)
-    except ImportError:
-        advice = f"pip install 'vitstream[{_EXTRAS[scheme]}]'"
-        raise UsageError(f"{scheme}:// needs a package that is not installed: {advice}") from None
-    filesystem.retries = 1  # ours are counted, and bounded in time
-    return filesystem

@@ -37,20 +37,45 @@ class Patience:
     @classmethod
     def ours(cls) -> "Patience":
         """The default, or with the seconds of VITSTREAM_RETRY_SECONDS. Raises UsageError."""
-        text = os.environ.get("VITSTREAM_RETRY_SECONDS")
-        if text is None:
-            return cls()
-        if not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", text):
-            raise UsageError(f"VITSTREAM_RETRY_SECONDS={text!r}: expected a number of seconds")
-        return cls(seconds=float(text))
+        seconds = _asked_for()
+        return cls() if seconds is None else cls(seconds=seconds)
+
+    @classmethod
+    def lasting(cls, seconds: float) -> "Patience":
+        """As many attempts as `seconds` allow, or those of VITSTREAM_RETRY_SECONDS. Raises UsageError."""
+        asked = _asked_for()
+        return cls(attempts=10**6, seconds=seconds if asked is None else asked)
+
+
+def _asked_for() -> float | None:
+    text = os.environ.get("VITSTREAM_RETRY_SECONDS")
+    if text is not None and not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", text):
+        raise UsageError(f"VITSTREAM_RETRY_SECONDS={text!r}: expected a number of seconds")
+    return None if text is None else float(text)
 
 
 class Refused(Exception):
     """A definite answer: asking again would not change it. The message is the reason, without the URL."""
 
 
+class Missing(Refused):
+    """There is no such object."""
+
+    def __init__(self) -> None:
+        super().__init__("does not exist")
+
+
 class Unexpected(Exception):
     """An answer that cannot be right; another attempt may get a better one."""
+
+
+class NoAnswer(Exception):
+    """Our patience has ended. `reason` is why the last attempt failed."""
+
+    def __init__(self, reason: str, attempts: int, seconds: float) -> None:
+        self.reason = reason
+        self.asked = "asked once" if attempts == 1 else f"asked {attempts} times"
+        super().__init__(f"{reason} ({self.asked} in {seconds:.0f} s)")
 
 
 def patiently(url: str, once: Callable[[], Result]) -> Result:
@@ -61,22 +86,37 @@ def patiently(url: str, once: Callable[[], Result]) -> Result:
         UsageError: the user has to do something first.
         WorkFailed: our patience has ended.
     """
-    patience = Patience.ours()
+    try:
+        return persist(once, Patience.ours())
+    except NoAnswer as error:
+        message = f"{public(url)}: does not answer ({error.reason}; {error.asked})"
+        raise WorkFailed(f"{message}; run the same command again to continue") from None
+
+
+def persist(once: Callable[[], Result], patience: Patience, again: Callable[[], None] = lambda: None) -> Result:
+    """The same with a patience of its own; `again` is called before every attempt but the first.
+
+    Raises:
+        Refused: a definite answer.
+        UsageError, WorkFailed: the user has to do something first.
+        NoAnswer: our patience has ended.
+    """
     start, reason = time.monotonic(), ""
     for attempt in range(patience.attempts):
         if attempt:
-            pause = random.uniform(0, min(patience.longest_pause_s, patience.pause_s * 2**attempt))
+            pause = random.uniform(0, min(patience.longest_pause_s, patience.pause_s * 2 ** min(attempt, 30)))
             if time.monotonic() - start + pause > patience.seconds:
                 break
             time.sleep(pause)
+            again()
         try:
             return once()
         except (Refused, UsageError):
             raise
         except Exception as error:  # of half a dozen libraries, each with exceptions of its own
             reason = _judge(error)
-    asked = f"asked {attempt + 1} times" if attempt else "asked once"
-    raise WorkFailed(f"{public(url)}: does not answer ({reason}; {asked}); run the same command again to continue")
+        done = attempt + 1
+    raise NoAnswer(reason, done, time.monotonic() - start)
 
 
 def _judge(error: Exception) -> str:
@@ -86,7 +126,7 @@ def _judge(error: Exception) -> str:
     if kind in _NO_CREDENTIALS:
         raise UsageError("no AWS credentials: set AWS_PROFILE, or FSSPEC_S3_ANON=true for a public bucket") from None
     if isinstance(error, FileNotFoundError):
-        raise Refused("does not exist")
+        raise Missing
     if code in _BAD_CREDENTIALS:
         raise WorkFailed(f"the credentials are refused ({code}): renew them and run the same command again to continue")
     if isinstance(error, PermissionError):

@@ -14,7 +14,7 @@ from data_prep.common.prefetch import prefetch
 from data_prep.sources.base import Place
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.images import ImageError
-from pipeline.dataset.remote import objects
+from pipeline.dataset.remote import filesystems
 from tests.data_prep.mds.folders import write_folder
 from tests.data_prep.sources.listing import opened, read_all, rows
 from tests.data_prep.sources.test_tables import hugging_face
@@ -59,10 +59,10 @@ def connect(monkeypatch):
         for name, value in environment(endpoint).items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("VITSTREAM_RETRY_SECONDS", str(seconds))
-        objects._opened.cache_clear()
+        filesystems._opened.cache_clear()
 
     yield to
-    objects._opened.cache_clear()
+    filesystems._opened.cache_clear()
 
 
 def images(prefix=""):

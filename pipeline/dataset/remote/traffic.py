@@ -1,0 +1,51 @@
+"""What is asked over a network, counted; and when an answer takes so long that a second request is worth its price."""
+
+import threading
+from collections import deque
+from statistics import median
+from typing import Final
+
+_LONG_AT_LEAST_S: Final = 1.0
+_LONG: Final = 4.0  # medians
+_REMEMBERED: Final = 64  # requests, of which the median is taken
+_ONE_HEDGE_IN: Final = 20  # requests
+
+
+class Traffic:
+    """Counters of one storage, added to by all threads. `hedges`: allow second requests, one in 20 at most."""
+
+    def __init__(self, hedges: bool = False) -> None:
+        self._lock = threading.Lock()
+        self._may_hedge = hedges
+        self._times: deque[float] = deque(maxlen=_REMEMBERED)
+        self.long_s = _LONG_AT_LEAST_S if hedges else float("inf")  # an answer takes long after so many seconds
+        self.requests = self.bytes = self.retries = self.hedges = 0
+        self.seconds = 0.0  # of waiting for answers, all threads together
+
+    def asked(self) -> None:
+        """A request goes out."""
+        with self._lock:
+            self.requests += 1
+
+    def again(self) -> None:
+        """One that failed will be repeated."""
+        with self._lock:
+            self.retries += 1
+
+    def hedge(self) -> bool:
+        """Whether a second request for the same may go out now; it is counted."""
+        with self._lock:
+            if not self._may_hedge or self.hedges > self.requests // _ONE_HEDGE_IN:
+                return False
+            self.hedges += 1
+            self.requests += 1
+            return True
+
+    def answered(self, seconds: float, size: int) -> None:
+        """An answer has come, whole."""
+        with self._lock:
+            self.bytes += size
+            self.seconds += seconds
+            self._times.append(seconds)
+            if self._may_hedge:
+                self.long_s = max(_LONG_AT_LEAST_S, _LONG * median(self._times))
