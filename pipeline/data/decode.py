@@ -27,8 +27,8 @@ def crop_resize(
 ) -> np.ndarray:
     """uint8 [size, size, 3] RGB: the box (left, top, width, height) of the upright image, resized; mirrored if `flip`.
 
-    A JPEG is decoded at the smallest of 1/8, 1/4, 1/2 and 1 at which the box still has `size` pixels a side. Where `out`
-    is given, contiguous and of the result's shape, the pixels are written there and nowhere else. Equal arguments give
+    A JPEG is decoded at the smallest of 1/8, 1/4, 1/2 and 1 at which the box still has `size` pixels a side. With
+    `out`, contiguous and of the result's shape, the pixels are written there and nowhere else. Equal arguments give
     equal pixels. The interpreter's lock is not held meanwhile: threads are about as fast as processes.
 
     Raises:
