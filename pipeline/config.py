@@ -189,7 +189,7 @@ class Loader(_Section):
     prefetch: Positive = 4  # micro-batches that are made ahead of their use
     read_ahead: Positive = 16  # further micro-batches whose bytes are asked for
     reads: Positive = 8  # requests that each worker has under way
-    memory: Bytes | None = None  # of compressed images, per rank; by default an even share of a quarter of the machine's
+    memory: Bytes | None = None  # of compressed images, per rank; by default its share of a quarter of the machine's
     pixel_digest: bool = False  # of every batch's pixels, into the metrics: two runs trained on the same if it is equal
 
 

@@ -47,6 +47,7 @@ class World:
             device_id=self.device if on_gpu else None,
         )
         self.control = dist.new_group(backend="gloo")
+        self.local_size = self.all_gather(self.host).count(self.host)  # ranks on this machine
 
     @property
     def is_main(self) -> bool:
@@ -55,6 +56,11 @@ class World:
     def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
         """Adds a device tensor over all ranks, in place."""
         dist.all_reduce(tensor)
+        return tensor
+
+    def maximum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The greatest of all ranks' numbers, element by element; of a CPU tensor, in place. No GPU is waited for."""
+        dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.control)
         return tensor
 
     def all_gather(self, value: Any) -> list[Any]:

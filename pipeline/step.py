@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from pipeline.config import Config
+from pipeline.data.batch import MicroBatch
 from pipeline.data.keyed import keyed
 from pipeline.data.ledger import READ
-from pipeline.data.loader import MicroBatch
+from pipeline.data.mixing import mix_images, mixed_losses
 from pipeline.distributed import World
 from pipeline.loss import normalise, sample_losses
 
@@ -27,7 +28,7 @@ class StepResult:
 
     loss_sum: Tensor  # float32 []: this rank's sum over its samples
     grad_norm: Tensor  # float32 []: of the global gradient, before clipping
-    rows: Tensor  # int64 [epochs touched, 4]: the global batch's ledger rows
+    rows: Tensor  # int64 [accounts touched, ROW]: the global batch's ledger rows
 
 
 def train_step(
@@ -40,11 +41,14 @@ def train_step(
         group["lr"] = lr
 
     loss_sum = torch.zeros((), device=world.device)
-    for micro, cpu_batch in enumerate(micro_batches):
-        batch = cpu_batch.to(world.device)
+    for micro, batch in enumerate(micro_batches):
         seed_dropout(config, step, micro, world.rank)
-        logits = engine(normalise(batch.images, model_dtype(config)))
-        losses = sample_losses(logits, batch.labels, config.loss, config.label_smoothing)
+        images = mix_images(batch.images, batch.mix) if batch.mix else batch.images
+        logits = engine(normalise(images, model_dtype(config)))
+        if batch.mix:
+            losses = mixed_losses(logits, batch.labels, batch.mix, config.loss, config.label_smoothing)
+        else:
+            losses = sample_losses(logits, batch.labels, config.loss, config.label_smoothing)
         share = (losses * batch.weights).sum()
         engine.set_gradient_accumulation_boundary(micro == len(micro_batches) - 1)
         engine.backward(share * (world.size / real), scale_wrt_gas=False)

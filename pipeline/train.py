@@ -4,7 +4,6 @@ All state that a resume needs is `Progress` and the engine's tensors. Everything
 """
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +15,13 @@ from pipeline.checkpoint.files import TensorReader
 from pipeline.checkpoint.manifest import CheckpointManifest
 from pipeline.checkpoint.restore import choose_checkpoint
 from pipeline.checkpoint.state import optimizer_step, set_optimizer_step, slices_to_restore, slices_to_save
-from pipeline.data.ledger import Ledger
-from pipeline.data.loader import EvaluationBatches, Feed, MicroBatch, TrainBatches, load
-from pipeline.data.order import Order
-from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
+from pipeline.data.corpus import fit_order, order_from_json
+from pipeline.data.feed import TrainFeed
+from pipeline.data.ledger import Account, Ledger
+from pipeline.data.loader import Loader
+from pipeline.data.order import SampleOrder
+from pipeline.data.recipe import Recipe
+from pipeline.dataset.errors import StoppedResumable, WorkFailed
 from pipeline.dataset.files import atomic_file
 from pipeline.distributed import Vote, World
 from pipeline.engine import build_engine, build_model, import_deepspeed
@@ -31,7 +33,9 @@ from pipeline.models.flops import device_peak, train_flops
 from pipeline.optim.schedule import learning_rate
 from pipeline.run.console import Console, eta
 from pipeline.run.environment import environment_facts
+from pipeline.run.holes import Holes, known_holes
 from pipeline.run.journal import Journal, StepFacts
+from pipeline.run.starvation import split
 from pipeline.step import train_step
 
 if TYPE_CHECKING:
@@ -44,7 +48,7 @@ class Progress:
 
     step: int  # optimizer steps done
     consumed: int  # samples used
-    order: Order
+    order: SampleOrder
     ledger: Ledger
 
 
@@ -69,6 +73,7 @@ class Trainer:
         self.console = Console(self.world.is_main, self.run.attempt(self.attempt) / "rank-0.log")
         self.from_scratch = from_scratch
         self.progress = Progress(0, 0, self._fit_order(), Ledger())
+        self.loader: Loader | None = None
         self.saved_step: int | None = None
         self.parent: str | None = None
 
@@ -95,11 +100,11 @@ class Trainer:
 
     # -- setting up --------------------------------------------------------------------------------------------
 
-    def _fit_order(self) -> Order:
-        return Order.fit(self.prepared.train.samples, self.config.batch_size, self.config.seed)
+    def _fit_order(self) -> SampleOrder:
+        return fit_order(self.prepared.train, self.config.batch_size, self.config.seed)
 
-    def _feed(self) -> Feed:
-        return Feed(
+    def _feed(self) -> TrainFeed:
+        return TrainFeed(
             order=self.progress.order,
             batch_size=self.config.batch_size,
             world_size=self.world.size,
@@ -107,6 +112,7 @@ class Trainer:
             micro_batch_limit=self.config.micro_batch_size,
             consumed=self.progress.consumed,
             total=self.total,
+            mixes=self.config.augment.mixes,
         )
 
     def _introduce(self) -> None:
@@ -140,11 +146,13 @@ class Trainer:
 
     def _build(self, checkpoint: tuple[Path, CheckpointManifest] | None) -> None:
         """Model, engine, restored state, loader, journal."""
-        config, world, member = self.config, self.world, self.prepared.train.members[0]
-        manifest = member.manifest
-        if len(self.prepared.train.members) > 1:
-            raise UsageError("data.train: a list is not trained on in this version")
-        model = build_model(config, len(manifest.classes))
+        config, world, corpus = self.config, self.world, self.prepared.train
+        data = checkpoint[1].data if checkpoint else {}
+        known = self._known_holes(data.get("holes", {}))
+        recipe = Recipe.of_training(config, corpus, self.feed, world.local_size, known)
+        # First: it reads its first batches while the model is built.
+        self.loader = self._load(recipe, in_use=self.feed.accumulation)
+        model = build_model(config, len(corpus.classes))
         reader = TensorReader(*checkpoint) if checkpoint else None
         if reader:  # before DeepSpeed copies the weights; setting the masters alone would leave those as they were
             model.load_state_dict(reader.weights())
@@ -153,20 +161,36 @@ class Trainer:
         if checkpoint and reader:
             reader.restore(slices_to_restore(self.engine))
             set_optimizer_step(self.engine, checkpoint[1].optimizer_step)
-        batches = TrainBatches(member.location.path, manifest, config.model.image_size, self.feed, config.augment)
-        self.batches = load(batches, config.loader, pin_memory=world.device.type == "cuda")
-        flops = train_flops(config.model.variant, config.model.image_size, config.model.pooling, len(manifest.classes))
+        flops = train_flops(config.model.variant, config.model.image_size, config.model.pooling, len(corpus.classes))
         peak = device_peak(torch.cuda.get_device_name()) if world.device.type == "cuda" else None
         self.journal = Journal(
+            config=config,
             run=self.run,
             world=world,
-            manifest=manifest,
+            corpus=corpus,
+            order=self.progress.order,
             ledger=self.progress.ledger,
+            holes=self.holes,
             attempt=self.attempt,
-            max_hole_rate=config.data.max_hole_rate,
             mfu_of=lambda rate: round(rate * flops / (peak * world.size), 4) if peak else None,
             say=self.console.say,
         )
+
+    def _known_holes(self, in_checkpoint: dict[str, list[int]]) -> dict[tuple[int, int], str]:
+        """(epoch, sample id) -> cause: what the steps that are done again have to leave out again."""
+        progress, self.holes = self.progress, Holes()
+        if self.from_scratch:
+            return {}
+        found = (
+            known_holes(progress.order, progress.consumed, in_checkpoint, self.run.holes) if self.world.is_main else []
+        )
+        for part, epoch, sample, cause in self.world.broadcast(found):
+            self.holes.known.setdefault(Account(part, epoch), {})[sample] = cause
+        return {(account.epoch, s): cause for account, ids in self.holes.known.items() for s, cause in ids.items()}
+
+    def _load(self, recipe: Recipe, in_use: int) -> Loader:
+        loader = self.config.loader
+        return Loader(recipe, loader.workers, loader.prefetch, in_use, self.world.device)
 
     # -- steps -------------------------------------------------------------------------------------------------
 
@@ -184,10 +208,13 @@ class Trainer:
             stops = vote is not None and vote.result()
             if step % config.log_every == 0 or evaluates or saves or stops or last:
                 self._flush()
+            unreadable = self.journal.too_many_holes()
             if evaluates:
-                self._evaluate()
-            if saves or stops:
-                self._save_if_new(required=stops)
+                unreadable = self._evaluate() or unreadable
+            if saves or stops or unreadable:
+                self._save_if_new(required=stops or unreadable is not None)
+            if unreadable:
+                raise WorkFailed(unreadable, cause="data")
             if stops and not last:
                 raise StoppedResumable(
                     f"stopped on {self._signal()} after step {step:,}, everything saved; the same command resumes"
@@ -198,14 +225,18 @@ class Trainer:
 
     def _step(self, index: int, started: float) -> float:
         """One optimizer step. Returns when it ended, which is when the next began."""
-        waiting = time.perf_counter()
-        micro_batches = [next(self.batches) for _ in range(self.feed.accumulation)]
-        data_wait_s = time.perf_counter() - waiting
+        assert self.loader is not None
+        micro_batches, waits_s = [], []
+        for _ in range(self.feed.accumulation):
+            waiting = time.perf_counter()
+            micro_batches.append(next(self.loader))
+            waits_s.append(time.perf_counter() - waiting)
         step = self.progress.step + 1
         lr = learning_rate(self.config.schedule, self.config.optimizer.lr, step, self.total_steps)
         result = train_step(self.engine, self.config, self.world, micro_batches, lr, step)
         ended = time.perf_counter()
-        facts = StepFacts(step, self.progress.consumed, self.feed.count(index), lr, ended - started, data_wait_s)
+        waits = split(waits_s, [batch.times for batch in micro_batches])
+        facts = StepFacts(step, self.progress.consumed, self.feed.count(index), lr, ended - started, waits)
         holes = [hole for batch in micro_batches for hole in batch.holes]
         self.journal.add(facts, result, holes)
         self.progress.step = step
@@ -220,18 +251,25 @@ class Trainer:
         line, step_s = lines[-1], sum(each["step_s"] for each in lines)
         rate = sum(each["images_per_s"] * each["step_s"] for each in lines) / step_s
         wait = sum(each["data_wait_s"] for each in lines) / step_s
+        feeds = [line["loader_images_per_s"] for line in lines if line["loader_images_per_s"]]
+        could = f" (could feed {sum(feeds) / len(feeds):,.0f})" if feeds else ""
         left = eta((self.total_steps - line["step"]) * step_s / len(lines))
         mfu = f", MFU {line['mfu']:.1%}" if line["mfu"] is not None else ""
         self.console.progress(
             f"step {line['step']:,}/{self.total_steps:,}, {left} left  epoch {line['epoch']}  "
-            f"loss {line['loss']:.4f}  {rate:,.0f} images/s{mfu}  data wait {wait:.0%}  lr {line['lr']:.2e}"
+            f"loss {line['loss']:.4f}  {rate:,.0f} images/s{could}{mfu}  data wait {wait:.0%}  lr {line['lr']:.2e}"
         )
 
-    def _evaluate(self) -> None:
+    def _evaluate(self) -> str | None:
+        """Accuracy on all of the validation data. Returns why the run has to stop, where too much is unreadable."""
         self.phase = "evaluate"
         config, val = self.config, self.prepared.val
         assert val is not None
-        measured = classify(self.engine.module, config, self.world, val.manifest, self._evaluation_batches())
+        world = self.world
+        recipe = Recipe.of_evaluation(config, val, world.rank, world.size, world.local_size)
+        batches = self._load(recipe, in_use=1)
+        measured = classify(self.engine.module, config, world, val.manifest, batches)
+        batches.close()
         body = {"eval": "val", "step": self.progress.step, "consumed": self.progress.consumed}
         numbers = {"accuracy": measured.accuracy, "loss": measured.loss}
         self.journal.evaluation(body | {"samples": measured.samples, "holes": measured.holes} | numbers)
@@ -239,16 +277,7 @@ class Trainer:
             f"step {self.progress.step:,}: accuracy {measured.accuracy:.2%}, loss {measured.loss:.4f} "
             f"on all {measured.samples:,} validation samples"
         )
-
-    def _evaluation_batches(self) -> Iterator[MicroBatch]:
-        config, val = self.config, self.prepared.val
-        assert val is not None
-        world = (self.world.rank, self.world.size)
-        evaluate = config.evaluate
-        place, manifest = val.location.path, val.manifest
-        size, crop = config.model.image_size, evaluate.crop
-        batches = EvaluationBatches(place, manifest, size, crop, evaluate.batch_size, world)
-        return load(batches, config.loader, pin_memory=self.world.device.type == "cuda")
+        return self.journal.evaluation_holes(self.progress.step, list(measured.mine), val.manifest.samples)
 
     def _save_if_new(self, required: bool) -> None:
         """Publishes a checkpoint of this step. Where it is not `required`, a failure is said and the run goes on."""
@@ -271,6 +300,7 @@ class Trainer:
                 "fingerprint": self.prepared.train.fingerprint,
                 "order": progress.order.to_json(),
                 "ledger": progress.ledger.to_json(),
+                "holes": self.holes.to_json(),
             },
         }
         slices = slices_to_save(self.engine, self.world.rank, self.world.size)
@@ -293,10 +323,11 @@ class Trainer:
         return next((s for s in self.world.all_gather(self.stop.signal) if s), "a signal")
 
     def close(self) -> None:
-        self.batches = None
+        if self.loader:
+            self.loader.close()
         self.world.close()
 
 
 def _progress_from(manifest: CheckpointManifest) -> Progress:
     data = manifest.data
-    return Progress(manifest.step, manifest.consumed, Order(**data["order"]), Ledger.from_json(data["ledger"]))
+    return Progress(manifest.step, manifest.consumed, order_from_json(data["order"]), Ledger.from_json(data["ledger"]))

@@ -1,9 +1,14 @@
 """DATASET -> batches. The way of a sample:
 
-order.py       consumed count -> sample id (permutation.py, keyed.py: the mathematics)
-read.py        sample id -> bytes, by one ranged read of the tar
-augment.py     sample id -> crop box and flip, keyed: no random state
+corpus.py      which datasets a run reads, as one, or each in its share (places.py)
+order.py       consumed count -> epoch, sample id; mixture.py, of several (permutation.py, keyed.py: the mathematics)
+feed.py        a rank's slots of each micro-batch, and the other way round
+window.py      what a worker needs soon, in memory: asked for ahead, in large ranges (spans.py)
+storage.py     where shards lie: files, buckets (../dataset/remote/), a node's cache (cache.py)
+read.py        sample id -> bytes, checked
+augment.py     sample id -> crop box, flip and more, keyed: no random state; mix.py, mixing.py: Mixup and CutMix
 decode.py      bytes, box -> pixels
-loader.py      step -> micro-batches, through torch's DataLoader workers
+maker.py       one worker's rows of a micro-batch; worker.py is its process, ring.py the memory it writes to
+loader.py      the rank's side: micro-batches in order, on its device; recipe.py says what is made
 ledger.py      what was really read, added up and proved against the manifest
 """

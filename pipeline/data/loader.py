@@ -1,253 +1,211 @@
-"""Steps -> micro-batches, through torch's DataLoader.
+"""The rank's side of loading: worker processes make micro-batches ahead, in a ring; the rank takes them in order.
 
-A micro-batch is a pure function of (feed, step, micro-step), so it may be made by any worker process of any
-attempt; torch's DataLoader gives them back in order. Workers therefore change the speed and nothing else.
+A row of a micro-batch is a pure function of (feed, item, row), so any worker of any attempt may make it. Each worker
+makes the same rows of every item: with the order's lanes, that is the same lanes, so that what it reads ahead serves
+itself. Workers and threads change the speed and nothing else.
 """
 
-import warnings
-from abc import ABC, abstractmethod
+import multiprocessing
+import time
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from pipeline.config import Augment, Loader
-from pipeline.data import nursery
-from pipeline.data.augment import centre_boxes, training_boxes
-from pipeline.data.decode import crop_resize
-from pipeline.data.ledger import HOLES, HOLES_SUM, READ, READ_SUM, ROW, epochs_touched
-from pipeline.data.order import Order, slot_owners
-from pipeline.data.read import DatasetReader, Hole, Sample
+from pipeline.data import nursery, worker
+from pipeline.data.batch import MicroBatch, Mix, StageTimes
+from pipeline.data.feed import TrainFeed
+from pipeline.data.ledger import Account
+from pipeline.data.maker import Maker, Part
+from pipeline.data.mix import mix_plan, without_holes
+from pipeline.data.recipe import Recipe
+from pipeline.data.ring import Ring, Shape, Slot
 from pipeline.dataset.errors import WorkFailed
-from pipeline.dataset.images import ImageError
-from pipeline.dataset.keys import MASK64, as_int64
-from pipeline.dataset.manifest import Manifest
+from pipeline.dataset.keys import as_int64
 
-STALL_S = 1800  # a micro-batch that takes longer is a storage that has gone
-NO_SAMPLE = -1  # in place of a sample id: padding
+STALL_S = 3600.0  # workers give up on a storage long before: one that says nothing for so long has stopped
 
 
-@dataclass(frozen=True)
-class Feed:
-    """Which samples one rank reads from here to the end of the run. Closed form; the same on every machine."""
+class Loader:
+    """The micro-batches of a recipe, in order, on `device`. An iterator; its workers start at once."""
 
-    order: Order
-    batch_size: int  # global
-    world_size: int
-    rank: int
-    micro_batch_limit: int  # samples at once on this rank
-    consumed: int  # samples used before this feed begins
-    total: int  # samples of the whole run
+    def __init__(self, recipe: Recipe, workers: int, prefetch: int, in_use: int, device: torch.device) -> None:
+        """
+        Args:
+            workers: processes; 0 makes everything in this one.
+            prefetch: micro-batches that are made ahead.
+            in_use: micro-batches of a step: so many, the newest, stay as they are.
+        """
+        self.recipe, self.feed, self.device = recipe, recipe.feed, device
+        self._prefetch, self._in_use = prefetch, in_use
+        self._ring = Ring(Shape(prefetch + in_use, self.feed.rows, recipe.image_size))
+        self._next = 0
+        self._held: deque[torch.cuda.Event | None] = deque()  # of the newest items taken: when they are copied
+        if device.type == "cuda":
+            self._copies = torch.cuda.Stream()
+            _pin(self._ring)
+        workers = min(workers, self.feed.rows)
+        self._crew: Crew | Alone = Crew(recipe, workers, self._ring) if workers else Alone(recipe, self._ring)
+        self._crew.allow(prefetch)
 
-    @property
-    def steps(self) -> int:
-        """Steps from here to the end; the last may be partial."""
-        return -(-(self.total - self.consumed) // self.batch_size)
-
-    @cached_property
-    def slots(self) -> np.ndarray:
-        """int64 [accumulation, micro_batch]: this rank's slots of every global batch, padded with -1."""
-        owners = slot_owners(self.batch_size, self.world_size, self.order.lanes)
-        mine = np.flatnonzero(owners == self.rank)
-        most = -(-self.batch_size // self.world_size)
-        accumulation = -(-most // self.micro_batch_limit)
-        micro_batch = -(-most // accumulation)
-        padded = np.full(accumulation * micro_batch, NO_SAMPLE, np.int64)
-        padded[: len(mine)] = mine
-        return padded.reshape(accumulation, micro_batch)
-
-    @property
-    def accumulation(self) -> int:
-        return self.slots.shape[0]
-
-    def consumed_before(self, step: int) -> int:
-        """Samples used when the feed's step `step` (from 0) begins."""
-        return self.consumed + step * self.batch_size
-
-    def count(self, step: int) -> int:
-        """Samples of the global batch: the batch size, but for a partial last step."""
-        return min(self.batch_size, self.total - self.consumed_before(step))
-
-    def positions(self, step: int, micro: int) -> np.ndarray:
-        """int64 [micro_batch]: counts of consumed samples to give to the order, or -1 for padding."""
-        slots = self.slots[micro]
-        used = (slots != NO_SAMPLE) & (slots < self.count(step))
-        return np.where(used, self.consumed_before(step) + slots, NO_SAMPLE)
-
-
-@dataclass
-class MicroBatch:
-    """What one forward pass takes. A hole or a padding slot has weight 0, label 0 and black pixels."""
-
-    images: Tensor  # uint8 [B, S, S, 3]
-    labels: Tensor  # int64 [B]
-    weights: Tensor  # float32 [B]: 1 or 0
-    rows: Tensor  # int64 [epochs touched by the global batch, 4]: the ledger's
-    holes: list[tuple[int, Hole]]  # (epoch, hole)
-
-    def pin_memory(self) -> "MicroBatch":
-        """Called by the DataLoader where there is a GPU."""
-        for name in ("images", "labels", "weights", "rows"):
-            setattr(self, name, getattr(self, name).pin_memory())
+    def __iter__(self) -> Iterator[MicroBatch]:
         return self
 
-    def to(self, device: torch.device) -> "MicroBatch":
-        images, labels, weights, rows = (
-            t.to(device, non_blocking=True) for t in (self.images, self.labels, self.weights, self.rows)
+    def __next__(self) -> MicroBatch:
+        """Waits for the next micro-batch.
+
+        Raises:
+            WorkFailed: a shard's index cannot be used; or a worker died.
+        """
+        if self._next == self.feed.items:
+            raise StopIteration
+        item, self._next = self._next, self._next + 1
+        self._release()
+        parts = self._crew.parts(item)
+        batch = self._gather(item, parts)
+        if self.device.type != "cuda":
+            self._held.append(None)
+            return batch
+        began = time.perf_counter()
+        with torch.cuda.stream(self._copies):
+            copied = batch.to(self.device)
+            done = torch.cuda.Event()
+            done.record()
+        torch.cuda.current_stream().wait_event(done)
+        for tensor in copied.tensors():
+            tensor.record_stream(torch.cuda.current_stream())
+        self._held.append(done)
+        copied.times.copy_s = time.perf_counter() - began
+        return copied
+
+    def close(self) -> None:
+        """Ends the workers."""
+        self._crew.close()
+
+    def _release(self) -> None:
+        """Lets the workers have the slots that are not used any more."""
+        while self._held:
+            copied = self._held[0]
+            if copied is None or not copied.query():
+                if len(self._held) < self._in_use:
+                    break
+                if copied is not None:
+                    copied.synchronize()  # of a step that is long over
+            self._held.popleft()
+        self._crew.allow(self._next + self._prefetch)
+
+    def _gather(self, item: int, parts: list[Part]) -> MicroBatch:
+        slot, batch = self._ring.slot(item), self.feed.batch
+        rows = np.array([[[as_int64(n) for n in row] for row in part.rows] for part in parts], np.int64).sum(axis=0)
+        holes = [(Account(part, epoch), hole) for each in parts for part, epoch, hole in each.holes]
+        slowest = max(parts, key=lambda part: part.read_s + part.decode_s)
+        used = int((self.feed.wanted(item).ids >= 0).sum())
+        return MicroBatch(
+            images=torch.from_numpy(slot.images),
+            labels=torch.from_numpy(slot.labels),
+            weights=torch.from_numpy(slot.weights[:batch]),
+            rows=torch.from_numpy(rows),
+            holes=holes,
+            times=StageTimes(slowest.read_s, slowest.decode_s, images=used),
+            mix=self._mix(item, slot),
         )
-        return MicroBatch(images, labels, weights, rows, self.holes)
+
+    def _mix(self, item: int, slot: Slot) -> Mix | None:
+        feed, augment = self.feed, self.recipe.augment
+        if augment is None or not augment.mixes or not isinstance(feed, TrainFeed):
+            return None
+        step, micro = divmod(item, feed.accumulation)
+        slots, batch = feed.slots_and_guests[micro], feed.batch
+        positions = feed.consumed_before(step) + slots[:batch]
+        plan = mix_plan(augment, feed.seed, positions, slots[:batch], feed.count(step), self.recipe.image_size)
+        partner = feed.rows_of(micro, plan.partner_slot)
+        lam, box, partner = without_holes(plan.lam, plan.box, partner, slot.weights > 0)
+        return Mix(torch.from_numpy(partner), torch.from_numpy(lam), torch.from_numpy(box))
 
 
-class _Batches(Dataset, ABC):
-    """Shared by training and evaluation: sample ids and boxes in, a micro-batch out."""
+class Alone:
+    """No workers: items are made when they are asked for."""
 
-    def __init__(self, dataset: Path, manifest: Manifest, image_size: int) -> None:
-        self.dataset, self.manifest, self.image_size = dataset, manifest, image_size
+    def __init__(self, recipe: Recipe, ring: Ring) -> None:
+        self._maker, self._ring = Maker(recipe, 0, 1), ring
 
-    @cached_property
-    def reader(self) -> DatasetReader:
-        return DatasetReader(self.dataset, self.manifest)
+    def allow(self, items: int) -> None:
+        """Nothing is made ahead."""
 
-    def __getstate__(self) -> dict:
-        return {key: value for key, value in self.__dict__.items() if key != "reader"}
+    def parts(self, item: int) -> list[Part]:
+        """Makes an item."""
+        return [self._maker.make(item, self._ring.slot(item))]
 
-    @abstractmethod
-    def _boxes(self, epochs: np.ndarray, ids: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(int64 boxes [n, 4], bool flips [n]) of samples of `sizes` (int64 [n, 2])."""
-
-    def _make(self, ids: np.ndarray, epochs: np.ndarray, touched: range) -> MicroBatch:
-        """Reads, decodes and accounts for the samples `ids` ([B], -1 for padding), each in its slot."""
-        size = self.image_size
-        images = np.zeros((len(ids), size, size, 3), np.uint8)
-        labels, weights = np.zeros(len(ids), np.int64), np.zeros(len(ids), np.float32)
-        rows = [[0] * ROW for _ in touched]
-        holes: list[tuple[int, Hole]] = []
-
-        used = np.flatnonzero(ids != NO_SAMPLE)
-        found = {int(slot): self.reader.read(int(ids[slot])) for slot in used}
-        good = [slot for slot, sample in found.items() if isinstance(sample, Sample)]
-        sizes = np.array([(found[s].row.width, found[s].row.height) for s in good], np.int64).reshape(-1, 2)
-        boxes, flips = self._boxes(epochs[good], ids[good], sizes)
-        for slot, box, flip in zip(good, boxes, flips, strict=True):
-            sample = found[slot]
-            try:
-                pixels = crop_resize(sample.data, (sample.row.width, sample.row.height), box, size)
-            except ImageError as error:
-                found[slot] = self.reader.hole(int(ids[slot]), str(error))
-                continue
-            images[slot] = pixels[:, ::-1] if flip else pixels
-            labels[slot], weights[slot] = sample.label, 1.0
-        for slot, sample in found.items():
-            epoch = int(epochs[slot])
-            count, total = (READ, READ_SUM) if isinstance(sample, Sample) else (HOLES, HOLES_SUM)
-            row = rows[epoch - touched.start]
-            row[count] += 1
-            row[total] = (row[total] + sample.key_hash) & MASK64
-            if isinstance(sample, Hole):
-                holes.append((epoch, sample))
-        ledger = torch.tensor([[as_int64(number) for number in row] for row in rows])
-        return MicroBatch(*map(torch.from_numpy, (images, labels, weights)), ledger, holes)
+    def close(self) -> None:
+        """Nothing more is read."""
+        self._maker.close()
 
 
-class TrainBatches(_Batches):
-    """Item step * accumulation + micro: that micro-batch of this rank."""
+class Crew:
+    """Worker processes, each of which makes its rows of every item."""
 
-    def __init__(self, dataset: Path, manifest: Manifest, image_size: int, feed: Feed, augment: Augment) -> None:
-        super().__init__(dataset, manifest, image_size)
-        self.feed, self.augment = feed, augment
+    def __init__(self, recipe: Recipe, workers: int, ring: Ring) -> None:
+        context = multiprocessing.get_context(nursery.CONTEXT)
+        self._items = recipe.feed.items
+        self._connections: list[Connection] = []
+        self._processes: list[BaseProcess] = []
+        self._answers: list[deque[Part]] = [deque() for _ in range(workers)]
+        self._allowed = 0
+        for number in range(workers):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=worker.run, args=(recipe, number, workers, ring, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            self._connections.append(ours)
+            self._processes.append(process)
 
-    def __len__(self) -> int:
-        return self.feed.steps * self.feed.accumulation
+    def allow(self, items: int) -> None:
+        """Items up to this number may be made: their slots are free."""
+        items = min(items, self._items)
+        if items > self._allowed:
+            self._allowed = items
+            for number, connection in enumerate(self._connections):
+                try:
+                    connection.send_bytes(items.to_bytes(8, "little"))
+                except OSError:
+                    self._receive(number)  # what it had to say before it ended
 
-    def __getitem__(self, item: int) -> MicroBatch:
-        step, micro = divmod(item, self.feed.accumulation)
-        positions = self.feed.positions(step, micro)
-        used = positions != NO_SAMPLE
-        ids = np.where(used, self.feed.order.ids(np.maximum(positions, 0)), NO_SAMPLE)
-        epochs = np.maximum(positions, 0) // self.manifest.samples
-        touched = epochs_touched(self.feed.consumed_before(step), self.feed.count(step), self.manifest.samples)
-        return self._make(ids, epochs, touched)
+    def parts(self, item: int) -> list[Part]:
+        """What all workers say of an item; waits for them."""
+        deadline = time.monotonic() + STALL_S
+        while missing := [n for n, answers in enumerate(self._answers) if not answers]:
+            ready = wait([self._connections[n] for n in missing], timeout=max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise WorkFailed(f"loader workers {missing} have not answered for {STALL_S:.0f} s", cause="hang")
+            for number in missing:
+                if self._connections[number] in ready:
+                    self._receive(number)
+        return [answers.popleft() for answers in self._answers]
 
-    def _boxes(self, epochs: np.ndarray, ids: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return training_boxes(self.augment, self.feed.order.seed, epochs, ids, sizes)
+    def close(self) -> None:
+        """Hangs up, upon which they end."""
+        for connection in self._connections:
+            connection.close()
+        for process in self._processes:
+            process.join(timeout=5.0)
 
-
-class EvaluationBatches(_Batches):
-    """Every sample of a dataset once, in order, dealt to ranks in blocks of equal length, padded at the end."""
-
-    def __init__(
-        self, dataset: Path, manifest: Manifest, image_size: int, crop: float, batch_size: int, world: tuple[int, int]
-    ) -> None:
-        super().__init__(dataset, manifest, image_size)
-        self.crop = crop
-        self.rank, world_size = world
-        self.per_rank = -(-manifest.samples // world_size)
-        self.batch_size = min(batch_size, self.per_rank)
-
-    def __len__(self) -> int:
-        return -(-self.per_rank // self.batch_size)
-
-    def __getitem__(self, item: int) -> MicroBatch:
-        ids = self.rank * self.per_rank + np.arange(item * self.batch_size, (item + 1) * self.batch_size)
-        mine = (ids < (self.rank + 1) * self.per_rank) & (ids < self.manifest.samples)
-        return self._make(np.where(mine, ids, NO_SAMPLE), np.zeros(len(ids), np.int64), range(1))
-
-    def _boxes(self, epochs: np.ndarray, ids: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return centre_boxes(sizes, self.crop), np.zeros(len(ids), bool)
-
-
-def load(batches: TrainBatches | EvaluationBatches, loader: Loader, pin_memory: bool) -> Iterator[MicroBatch]:
-    """The items of `batches` in order, made ahead by the loader's worker processes, which start now.
-
-    Raises:
-        WorkFailed: while iterating, where a shard's index cannot be read.
-    """
-    workers = min(loader.workers, len(batches))
-    warnings.filterwarnings(
-        "ignore", message="This DataLoader will create"
-    )  # more workers than cores is the user's say
-    items = iter(
-        DataLoader(
-            _Guarded(batches),
-            batch_size=None,
-            num_workers=workers,
-            multiprocessing_context=nursery.CONTEXT if workers else None,
-            prefetch_factor=loader.prefetch if workers else None,
-            timeout=STALL_S if workers else 0,
-            pin_memory=pin_memory,
-            worker_init_fn=nursery.adopt,
-            collate_fn=_as_it_is,
-        )
-    )
-    return map(_unguarded, items)
-
-
-class _Guarded(Dataset):
-    """Hands a failure over as a value: raised in a worker, torch would turn it into a page of its own traceback."""
-
-    def __init__(self, batches: TrainBatches | EvaluationBatches) -> None:
-        self.batches = batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, item: int) -> MicroBatch | WorkFailed:
+    def _receive(self, number: int) -> None:
         try:
-            return self.batches[item]
-        except WorkFailed as failure:
-            return failure
+            self._answers[number].append(worker.receive(self._connections[number]))
+        except (EOFError, OSError):
+            process = self._processes[number]
+            process.join(timeout=5.0)
+            how = f"was killed by signal {-process.exitcode}" if (process.exitcode or 0) < 0 else "ended"
+            raise WorkFailed(
+                f"loader worker {number} (process {process.pid}) {how}; often that is memory that ran out: lower "
+                "loader.workers, loader.memory or loader.prefetch"
+            ) from None
 
 
-def _unguarded(item: MicroBatch | WorkFailed) -> MicroBatch:
-    if isinstance(item, WorkFailed):
-        raise item
-    return item
-
-
-def _as_it_is(item: MicroBatch | WorkFailed) -> MicroBatch | WorkFailed:
-    return item
+def _pin(ring: Ring) -> None:
+    """Page-locks the ring, so that copies to the GPU need no detour, and do not wait."""
+    memory = torch.from_numpy(np.frombuffer(ring.memory, np.uint8))
+    torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.numel(), 0))

@@ -17,19 +17,19 @@ CONTEXT = "forkserver"
 
 
 def start() -> None:
-    """Starts this rank's fork server, which imports the loader (and torch) beside the rank. Call it early, once."""
+    """Starts this rank's fork server, which imports what workers need beside the rank. Call it early, once."""
     os.environ[_RANK_PID] = str(os.getpid())
     # Of a rank that ends at once, the resource tracker removes the semaphores; it need not tell the operator.
     quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), quiet)))
-    multiprocessing.set_forkserver_preload([__name__, "pipeline.data.loader"])
+    multiprocessing.set_forkserver_preload([__name__, "pipeline.data.worker"])
     from multiprocessing import forkserver
 
     forkserver.ensure_running()
 
 
-def adopt(_: int) -> None:
-    """First thing in a worker: it ends with the fork server. `_` is torch's number for the worker."""
+def adopt() -> None:
+    """First thing in a worker: it ends with the fork server."""
     die_with(_server_pid or os.getppid())
     _leave_stop_signals_to_the_rank()
 

@@ -1,22 +1,28 @@
-"""Sample id -> bytes: one ranged read of the shard through the index, and a check that it is the right sample.
+"""Sample ids -> bytes: few ranges of the shards through their indexes, and a check that they are the right samples.
 
 The key is taken from the shard, not from the index, which only says where to look: the ledger adds up what was really
 read. So is the label, in shards of our own; containers.py says how each kind of shard is read.
 """
 
+import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import groupby
 
 import numpy as np
 
-from pipeline.dataset.containers import ShardFile, Unreadable, open_shard
+from pipeline.config import Cache
+from pipeline.data.corpus import Corpus, Member
+from pipeline.data.spans import LOCAL_GAP, REMOTE_GAP, Span, spans
+from pipeline.data.storage import Storage
+from pipeline.dataset.containers import Packed, ShardFile, Unreadable, open_shard
 from pipeline.dataset.errors import WorkFailed
-from pipeline.dataset.index import IndexRow, ShardIndex
+from pipeline.dataset.index import IndexRow
 from pipeline.dataset.keys import key_hash
-from pipeline.dataset.manifest import Manifest
 
-MAX_OPEN_SHARDS = 256  # two file descriptors each, of the usual 1,024
+_Row = tuple[int, IndexRow]  # sample id, where it lies
+_MOST_FILES = 256  # of which something is remembered
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,7 @@ class Sample:
 class Hole:
     """A sample that could not be used: it keeps its slot, with weight 0."""
 
+    id: int
     key: str
     key_hash: int
     shard: str
@@ -41,69 +48,151 @@ class Hole:
     cause: str
 
 
-class DatasetReader:
-    """Reads samples of one dataset. One per process: file handles and memory maps are opened on first use."""
+class Reader:
+    """Reads samples of a corpus. One per process; safe to use from several threads at once."""
 
-    def __init__(self, dataset: Path, manifest: Manifest) -> None:
-        self.manifest = manifest
-        self._shards = dataset / "shards"
-        self._indexes: OrderedDict[int, ShardIndex] = OrderedDict()
-        self._files: OrderedDict[int, ShardFile] = OrderedDict()
+    def __init__(self, corpus: Corpus, cache: Cache | None = None, retry_s: float = 60.0) -> None:
+        self.corpus = corpus
+        self._storages = [Storage(member.location, member.manifest, cache, retry_s) for member in corpus.members]
+        self._files: OrderedDict[tuple[int, int], ShardFile] = OrderedDict()
+        self._lock = threading.Lock()
 
-    def read(self, sample_id: int) -> Sample | Hole:
-        """The sample, or a hole that says why not.
+    def read(self, ids: Sequence[int], at_once: bool = False) -> dict[int, Sample | Hole]:
+        """The samples, or holes that say why not. `at_once`: by ranges, whatever a cache would like.
 
         Raises:
             WorkFailed: a shard's index cannot be used, or a label is beyond the dataset's classes.
         """
-        number, row = self.locate(sample_id)
-        if row.offset + row.size > self.manifest.shards[number].bytes:
-            return self.hole(sample_id, "its index points beyond the shard's end")
-        try:
-            packed = self._file(number).read(row)
-        except Unreadable as unreadable:
-            return self.hole(sample_id, str(unreadable))
-        except OSError as error:
-            return self.hole(sample_id, f"cannot read: {error.strerror}")
-        if len(packed.labels) != 1:
-            return self.hole(sample_id, f"has {len(packed.labels)} labels; one is needed")
-        (label,) = packed.labels
-        if label >= len(self.manifest.classes):
-            say = f"{self.manifest.shards[number].name}: sample {packed.key} is of class {label}, the dataset has"
-            raise WorkFailed(f"{say} {len(self.manifest.classes)}; see: vitstream verify DATASET", "data", False)
-        return Sample(packed.key, key_hash(packed.key), packed.data, label, row)
+        found: dict[int, Sample | Hole] = {}
+        places = sorted((*self._shard_of(sample), sample) for sample in ids)
+        for (member, shard), group in groupby(places, key=lambda place: place[:2]):
+            found |= _ShardReading(self, member, shard, at_once).read([sample for *_, sample in group])
+        return found
 
-    def locate(self, sample_id: int) -> tuple[int, IndexRow]:
-        """(number of the shard, row of its index)."""
-        number = int(np.searchsorted(self.manifest.starts, sample_id, side="right")) - 1
-        return number, self.index(number).row(sample_id - int(self.manifest.starts[number]))
+    def locate(self, sample_id: int) -> tuple[str, IndexRow]:
+        """(name of the shard, row of its index). Raises Unreadable, WorkFailed."""
+        member, shard = self._shard_of(sample_id)
+        return self.corpus.members[member].manifest.shards[shard].name, self._row(member, shard, sample_id)
 
     def hole(self, sample_id: int, cause: str) -> Hole:
         """The hole that takes this sample's place."""
-        number, row = self.locate(sample_id)
-        return Hole(row.key, key_hash(row.key), self.manifest.shards[number].name, row.offset, cause)
+        member, shard = self._shard_of(sample_id)
+        name = self.corpus.members[member].manifest.shards[shard].name
+        try:
+            row = self._row(member, shard, sample_id)
+        except Unreadable:  # nor can its index
+            return Hole(sample_id, "", 0, name, -1, cause)
+        return Hole(sample_id, row.key, key_hash(row.key) if row.key else 0, name, row.offset, cause)
 
-    def index(self, number: int) -> ShardIndex:
-        """The index of a shard, opened on first use."""
-        if number in self._indexes:
-            self._indexes.move_to_end(number)
-            return self._indexes[number]
-        shard = self.manifest.shards[number]
-        index = ShardIndex(self._shards / shard.index_name)
-        if len(index) != shard.samples:
-            message = f"{self._shards / shard.index_name}: {len(index)} samples, the manifest says {shard.samples}"
-            raise WorkFailed(f"{message}; see: vitstream verify DATASET", cause="data", resumable=False)
-        self._indexes[number] = index
-        if len(self._indexes) > MAX_OPEN_SHARDS:
-            self._indexes.popitem(last=False)
-        return index
+    def file(self, member: int, shard: int, at_once: bool) -> ShardFile:
+        """A shard, open for reading. Raises Unreadable, OSError."""
+        blob = self._storages[member].open(shard, at_once)
+        with self._lock:
+            file = self._files.get((member, shard))
+            if file is None or file.blob is not blob:  # it lies somewhere else now
+                file = open_shard(self.corpus.members[member].manifest.container, blob)
+                self._files[member, shard] = file
+            self._files.move_to_end((member, shard))
+            if len(self._files) > _MOST_FILES:  # whoever reads from it keeps it, and its blob, alive
+                self._files.popitem(last=False)
+            return file
 
-    def _file(self, number: int) -> ShardFile:
-        if number in self._files:
-            self._files.move_to_end(number)
-            return self._files[number]
-        file = open_shard(self.manifest.container, self._shards / self.manifest.shards[number].name)
-        self._files[number] = file
-        if len(self._files) > MAX_OPEN_SHARDS:
-            self._files.popitem(last=False)[1].close()
-        return file
+    def forget(self, member: int, shard: int) -> bool:
+        """Drops a copy of the shard that is kept on this node, if it has rotted; True if so."""
+        return self._storages[member].forget(shard)
+
+    def _shard_of(self, sample_id: int) -> tuple[int, int]:
+        """(number of the dataset, number of its shard)."""
+        member = int(np.searchsorted(self.corpus.starts, sample_id, side="right")) - 1
+        starts = self.corpus.members[member].manifest.starts
+        return member, int(np.searchsorted(starts, sample_id - int(self.corpus.starts[member]), side="right")) - 1
+
+    def _row(self, member: int, shard: int, sample_id: int) -> IndexRow:
+        first = int(self.corpus.starts[member] + self.corpus.members[member].manifest.starts[shard])
+        return self._storages[member].index(shard).row(sample_id - first)
+
+
+class _ShardReading:
+    """Some samples of one shard."""
+
+    def __init__(self, reader: Reader, member: int, shard: int, at_once: bool) -> None:
+        self._reader, self._at_once = reader, at_once
+        self._member_number, self._number = member, shard
+        self._member: Member = reader.corpus.members[member]
+        self._shard = self._member.manifest.shards[shard]
+
+    def read(self, ids: list[int]) -> dict[int, Sample | Hole]:
+        """All of them, in as few requests as their places allow."""
+        try:
+            rows = [(sample, self._reader._row(self._member_number, self._number, sample)) for sample in ids]
+            file = self._reader.file(self._member_number, self._number, self._at_once)
+        except (Unreadable, OSError) as error:
+            return {sample: self._reader.hole(sample, _cause(error)) for sample in ids}
+        found: dict[int, Sample | Hole] = {}
+        readable: list[_Row] = []
+        extents: list[tuple[int, int]] = []
+        for sample, row in rows:
+            if row.offset + row.size > self._shard.bytes:
+                found[sample] = self._hole(sample, "its index points beyond the shard's end")
+                continue
+            try:
+                extents.append(file.extent(row))
+                readable.append((sample, row))
+            except (Unreadable, OSError) as error:
+                found[sample] = self._hole(sample, _cause(error))
+        gap = REMOTE_GAP if self._member.location.is_remote else LOCAL_GAP
+        for span in spans(extents, gap):
+            found |= self._read_span(file, span, [readable[number] for number in span.members])
+        return found
+
+    def _read_span(self, file: ShardFile, span: Span, rows: list[_Row]) -> dict[int, Sample | Hole]:
+        try:
+            block = file.blob.read(span.offset, span.length)
+        except (Unreadable, OSError) as error:
+            if len(rows) > 1:  # one bad place must not take its neighbours along
+                return {sample: self._read_one(file, sample, row) for sample, row in rows}
+            return {sample: self._hole(sample, _cause(error)) for sample, _ in rows}
+        view = memoryview(block)
+        found = {}
+        for sample, row in rows:
+            offset, length = file.extent(row)
+            own = bytes(view[offset - span.offset : offset - span.offset + length]) if len(rows) > 1 else block
+            found[sample] = self._parsed(file, sample, row, own)
+        return found
+
+    def _read_one(self, file: ShardFile, sample: int, row: IndexRow) -> Sample | Hole:
+        try:
+            block = file.blob.read(*file.extent(row))
+        except (Unreadable, OSError) as error:
+            return self._hole(sample, _cause(error))
+        return self._parsed(file, sample, row, block)
+
+    def _parsed(self, file: ShardFile, sample: int, row: IndexRow, block: bytes) -> Sample | Hole:
+        try:
+            return self._sample(file.parse(row, block), row)
+        except Unreadable as error:
+            first = error
+        # What lies in a node's cache may have rotted there: once more from where it came.
+        if self._reader.forget(self._member_number, self._number):
+            try:
+                return self._sample(self._reader.file(self._member_number, self._number, True).read(row), row)
+            except (Unreadable, OSError) as error:
+                return self._hole(sample, _cause(error))
+        return self._hole(sample, str(first))
+
+    def _sample(self, packed: Packed, row: IndexRow) -> Sample:
+        if len(packed.labels) != 1:
+            raise Unreadable(f"has {len(packed.labels)} labels; one is needed")
+        (label,) = packed.labels
+        classes = len(self._reader.corpus.classes)
+        if label >= classes:
+            say = f"{self._shard.name}: sample {packed.key} is of class {label}, the dataset has {classes}"
+            raise WorkFailed(f"{say}; see: vitstream verify DATASET", "data", False)
+        return Sample(packed.key, key_hash(packed.key), packed.data, label, row)
+
+    def _hole(self, sample: int, cause: str) -> Hole:
+        return self._reader.hole(sample, cause)
+
+
+def _cause(error: Exception) -> str:
+    return f"cannot read: {error.strerror}" if isinstance(error, OSError) else str(error)

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from pipeline.config import Config
-from pipeline.data.ledger import HOLES, READ
-from pipeline.data.loader import MicroBatch
+from pipeline.data.batch import MicroBatch
+from pipeline.data.ledger import HOLES, READ, Account
+from pipeline.data.read import Hole
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.manifest import Manifest
 from pipeline.distributed import World
@@ -22,6 +23,7 @@ class Classification:
     holes: int
     accuracy: float
     loss: float
+    mine: tuple[tuple[Account, Hole], ...] = ()  # this rank's holes
 
 
 @torch.no_grad()
@@ -36,17 +38,18 @@ def classify(
     was_training = model.training
     model.eval()
     sums = torch.zeros(2, dtype=torch.float64, device=world.device)  # correct, loss
+    unread: list[tuple[Account, Hole]] = []
     seen = torch.zeros(2, dtype=torch.int64)  # read, holes; on the CPU, as the loader made them
-    for cpu_batch in batches:
-        batch = cpu_batch.to(world.device)
+    for batch in batches:
         logits = model(normalise(batch.images, model_dtype(config)))
         losses = sample_losses(logits, batch.labels, config.loss, label_smoothing=0.0)
         correct = (logits.argmax(dim=1) == batch.labels).to(torch.float32)
         sums += torch.stack([(correct * batch.weights).sum(), (losses * batch.weights).sum()]).double()
-        seen += cpu_batch.rows[0, [READ, HOLES]]
+        unread += batch.holes
+        seen += batch.rows[0, [READ, HOLES]]
     model.train(was_training)
     correct, loss = world.all_reduce(sums).tolist()
     read, holes = world.all_reduce(seen.to(world.device)).tolist()
     if read + holes != manifest.samples:
         raise WorkFailed(f"evaluation saw {read + holes} samples of {manifest.samples}", cause="data")
-    return Classification(read, holes, correct / max(1, read), loss / max(1, read))
+    return Classification(read, holes, correct / max(1, read), loss / max(1, read), tuple(unread))

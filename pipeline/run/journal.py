@@ -4,21 +4,28 @@ Nothing waits for the device between flushes; a flush is one reduction and one c
 """
 
 import math
+import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 
-from pipeline.data.ledger import HOLES, READ, Ledger, batch_digest, check, epochs_touched
+from pipeline.config import Config
+from pipeline.data.corpus import Corpus
+from pipeline.data.ledger import HOLES, READ, Account, Ledger, batch_digest, check, pixel_digest
+from pipeline.data.order import SampleOrder
 from pipeline.data.read import Hole
 from pipeline.dataset.errors import WorkFailed
-from pipeline.dataset.manifest import Manifest
 from pipeline.distributed import World
+from pipeline.run import starvation
 from pipeline.run.directory import RunDirectory
+from pipeline.run.holes import Holes
 from pipeline.run.metrics import JsonLines
+from pipeline.run.starvation import Waits
 from pipeline.step import StepResult
 
-_ALWAYS_TOLERATED_HOLES = 8  # a rate says little about a small dataset
+_ADVICE_PAUSE_S = 600.0  # between two of the same
 
 
 @dataclass
@@ -30,66 +37,86 @@ class StepFacts:
     count: int  # samples of the global batch
     lr: float
     step_s: float
-    data_wait_s: float
+    waits: Waits
 
 
 @dataclass
 class Journal:
+    config: Config
     run: RunDirectory
     world: World
-    manifest: Manifest
+    corpus: Corpus
+    order: SampleOrder
     ledger: Ledger
+    holes: Holes
     attempt: int
-    max_hole_rate: float
     mfu_of: Callable[[float], float | None]  # global images per second -> MFU
     say: Callable[[str], None]
     pending: list[tuple[StepFacts, StepResult]] = field(default_factory=list)
     pending_holes: list[dict] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self._read, self._unread = 0, 0  # samples and holes of this attempt
+        self._advised: tuple[str, float] | None = None  # stage, when
+        self._flushes = 0
         if self.world.is_main:
             self.metrics = JsonLines(self.run.metrics)
             self.digests = JsonLines(self.run.digests)
-            self.holes = JsonLines(self.run.holes)
+            self.hole_lines = JsonLines(self.run.holes)
 
-    def add(self, facts: StepFacts, result: StepResult, holes: list[tuple[int, Hole]]) -> None:
+    def add(self, facts: StepFacts, result: StepResult, holes: list[tuple[Account, Hole]]) -> None:
         """Keeps a step for the next flush."""
         self.pending.append((facts, result))
-        self.pending_holes += [
-            {"step": facts.step, "epoch": epoch, "key": h.key, "shard": h.shard, "offset": h.offset, "cause": h.cause}
-            for epoch, h in holes
-        ]
+        self.pending_holes += [{"step": facts.step} | self._hole(account, hole) for account, hole in holes]
 
     def flush(self) -> list[dict]:
         """Writes all pending steps; every rank calls it at the same step. Returns their lines.
 
         Raises:
-            WorkFailed: on all ranks: a loss or gradient that is not finite, an epoch's digest that does not hold, too
-                many holes. Since every checkpoint is preceded by a flush, none is made of such a state.
+            WorkFailed: on all ranks: a loss or gradient that is not finite, an epoch's digest that does not hold.
+                Since every checkpoint is preceded by a flush, none is made of such a state.
         """
         if not self.pending:
             return []
         lines = self._lines()
         self.pending.clear()
-        if any(line["holes"] for line in lines):  # known to all ranks alike
+        unread = sum(line["holes"] for line in lines)
+        if unread:  # known to all ranks alike
             self._gather_holes()
-        consumed = lines[-1]["consumed"]
-        certificates = self.ledger.certify(self.manifest, consumed)
+        self._read, self._unread = self._read + sum(line["count"] for line in lines), self._unread + unread
+        certificates = self.ledger.certify(self.order, self.corpus, lines[-1]["consumed"])
         if self.world.is_main:
-            self.metrics.add(lines)
+            self.metrics.add([{key: value for key, value in line.items() if key != "count"} for line in lines])
             self.digests.add(certificates)
             self._try_to_sync()
         for c in certificates:
             check(c)
-            self.say(f"epoch {c['epoch']}: all {c['samples']:,} samples read exactly once (digest {c['digest']})")
+            self._certified(c)
+        self.holes.keep_only(self.ledger.open)
         _check_finite(lines)
-        if self.ledger.holes > max(_ALWAYS_TOLERATED_HOLES, self.max_hole_rate * max(consumed, self.manifest.samples)):
-            raise WorkFailed(
-                f"{self.ledger.holes} samples could not be read, more than data.max_hole_rate "
-                f"{self.max_hole_rate} allows; they are listed in {self.run.holes}",
-                cause="data",
-            )
+        self._advise(lines)
         return lines
+
+    def too_many_holes(self) -> str | None:
+        """Why the run has to be saved and stopped, or None; the same on all ranks, and after a flush up to date.
+
+        Counted from the attempt's start: who goes on after that has seen what was missing.
+        """
+        samples = max(self.corpus.samples, self._read)
+        return self.holes.too_many(self._unread, samples, self.config.data.max_hole_rate, self.run.holes)
+
+    def evaluation_holes(self, step: int, holes: list[tuple[Account, Hole]], samples: int) -> str | None:
+        """Writes down what an evaluation of `samples` could not read. Returns why the run has to stop, or None."""
+        found = [{"eval": "val", "step": step} | self._hole(account, hole) for account, hole in holes]
+        everyones = [line for lines in self.world.all_gather(found) for line in lines]
+        if not everyones:
+            return None
+        mine = Holes()
+        for line in mine.add(everyones):
+            self.say(f"validation {line}")
+        if self.world.is_main:
+            self.hole_lines.add(everyones)
+        return mine.too_many(len(everyones), samples, self.config.data.max_hole_rate, self.run.holes)
 
     def evaluation(self, line: dict) -> None:
         """Appends an evaluation's line."""
@@ -99,7 +126,7 @@ class Journal:
 
     def sync(self) -> None:
         """Rank 0: everything so far is on disk, or OSError. A checkpoint is published only after it."""
-        for file in (self.metrics, self.digests, self.holes):
+        for file in (self.hole_lines, self.metrics, self.digests):
             file.sync()
 
     def _try_to_sync(self) -> None:
@@ -114,42 +141,92 @@ class Journal:
         losses = self.world.all_reduce(torch.stack([result.loss_sum for result in results])).tolist()
         norms = torch.stack([result.grad_norm for result in results]).tolist()
         all_rows = torch.cat([result.rows for result in results]).tolist()
+        waits = self.world.maximum(torch.tensor([facts.waits.numbers for facts, _ in self.pending])).tolist()
         lines, first = [], 0
-        for (facts, result), loss, norm in zip(self.pending, losses, norms, strict=True):
+        for (facts, result), loss, norm, wait in zip(self.pending, losses, norms, waits, strict=True):
             rows = all_rows[first : first + len(result.rows)]
             first += len(rows)
-            lines.append(self._line(facts, rows, loss, norm))
-            self.ledger.add(epochs_touched(facts.consumed_before, facts.count, self.manifest.samples).start, rows)
+            accounts = self.order.accounts(facts.consumed_before, facts.count)
+            lines.append(self._line(facts, accounts, rows, loss, norm, Waits(*wait)))
+            self.ledger.add(accounts, rows)
         return lines
 
-    def _line(self, facts: StepFacts, rows: list[list[int]], loss_sum: float, grad_norm: float) -> dict:
+    def _line(
+        self,
+        facts: StepFacts,
+        accounts: list[tuple[int, int]],
+        rows: list[list[int]],
+        loss_sum: float,
+        grad_norm: float,
+        waits: Waits,
+    ) -> dict:
         read = sum(row[READ] for row in rows)
         rate = facts.count / facts.step_s
-        return {
+        could_feed = starvation.could_feed(waits.worker_s_per_image, self.world.size)
+        line = {
             "step": facts.step,
-            "epoch": facts.consumed_before // self.manifest.samples,
+            "epoch": facts.consumed_before // self.corpus.samples,
             "consumed": facts.consumed_before + facts.count,
+            "count": facts.count,
             "loss": loss_sum / max(1, read),
             "lr": facts.lr,
             "grad_norm": grad_norm,
             "images_per_s": round(rate, 3),
             "mfu": self.mfu_of(rate),
             "step_s": round(facts.step_s, 6),
-            "data_wait_s": round(facts.data_wait_s, 6),
+            "data_wait_s": round(waits.read_s + waits.decode_s + waits.copy_s, 6),
+            "data_read_s": round(waits.read_s, 6),
+            "data_decode_s": round(waits.decode_s, 6),
+            "data_copy_s": round(waits.copy_s, 6),
+            "loader_images_per_s": could_feed and round(could_feed, 1),
             "holes": sum(row[HOLES] for row in rows),
             "attempt": self.attempt,
             "world_size": self.world.size,
             "batch_digest": batch_digest(rows),
         }
+        if self.config.loader.pixel_digest:
+            line["pixel_digest"] = pixel_digest(rows)
+        if self.corpus.parts > 1:
+            counts = {self.corpus.name(part): 0 for part in range(self.corpus.parts)}
+            for (part, _), row in zip(accounts, rows, strict=True):
+                counts[self.corpus.name(part)] += row[READ] + row[HOLES]
+            line["datasets"] = counts
+        return line
+
+    def _hole(self, account: Account, hole: Hole) -> dict:
+        where = {"part": account.part, "epoch": account.epoch, "sample": hole.id, "key": hole.key}
+        return where | {"shard": hole.shard, "offset": hole.offset, "cause": hole.cause, "attempt": self.attempt}
 
     def _gather_holes(self) -> None:
         everyones = [hole for holes in self.world.all_gather(self.pending_holes) for hole in holes]
         self.pending_holes.clear()
+        for line in self.holes.add(everyones):
+            self.say(line)
         if self.world.is_main:
-            self.holes.add(everyones)
-            for hole in everyones:
-                where = f"{hole['shard']}, offset {hole['offset']}"
-                self.say(f"hole: sample {hole['key']} ({where}) counts as weight 0: {hole['cause']}")
+            self.hole_lines.add(everyones)
+
+    def _certified(self, certificate: dict) -> None:
+        of = f" of {certificate['part']}" if "part" in certificate else ""
+        holes = f", {certificate['holes']:,} could not be read" if certificate["holes"] else ""
+        self.say(
+            f"epoch {certificate['epoch']}{of}: all {certificate['samples']:,} samples read exactly once{holes} "
+            f"(digest {certificate['digest']})"
+        )
+
+    def _advise(self, lines: list[dict]) -> None:
+        """Warns of a wait for data, after the first flush, whose steps wait for the start of everything."""
+        self._flushes += 1
+        step_s = sum(line["step_s"] for line in lines)
+        waits = [sum(line[f"data_{stage}_s"] for line in lines) for stage in starvation.STAGES]
+        if self._flushes == 1 or sum(waits) <= starvation.TOLERATED * step_s:
+            return
+        stage, now = starvation.dominating(waits), time.monotonic()
+        if self._advised and self._advised[0] == stage and now - self._advised[1] < _ADVICE_PAUSE_S:
+            return
+        self._advised = stage, now
+        remote = any(member.location.is_remote for member in self.corpus.members)
+        cores = len(os.sched_getaffinity(0))
+        self.say(starvation.advice(waits, step_s, self.config, remote, cores, self.world.local_size))
 
 
 def _check_finite(lines: list[dict]) -> None:

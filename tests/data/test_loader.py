@@ -14,18 +14,22 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.config import Augment, Loader
+from pipeline.config import Augment
 from pipeline.data.augment import training_boxes
+from pipeline.data.batch import MicroBatch
+from pipeline.data.corpus import Corpus, Member
 from pipeline.data.decode import crop_resize
+from pipeline.data.feed import NONE, TrainFeed
 from pipeline.data.ledger import HOLES, HOLES_SUM, READ, READ_SUM, Ledger, batch_digest, check
-from pipeline.data.loader import NO_SAMPLE, EvaluationBatches, Feed, MicroBatch, TrainBatches, load
 from pipeline.data.order import Order, slot_owners
-from pipeline.data.read import DatasetReader, Hole, Sample
+from pipeline.data.read import Hole
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.index import ShardIndex
 from pipeline.dataset.keys import MASK64, key_hash, key_sum
+from pipeline.dataset.location import Location
 from pipeline.dataset.manifest import Manifest, read_manifest
 from tests.datasets import Entry, make_dataset, photo_entry, write_dataset
+from tests.reading import DatasetReader, evaluation_feeds, recipe_of, run_loader
 
 SAMPLES, BATCH, SIZE = 106, 24, 16
 
@@ -43,22 +47,25 @@ def damaged(dataset: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(dataset, tmp_path / "train"))
 
 
-def feed_of(samples: int, world: int, rank: int, limit: int = 64, epochs: int = 2, consumed: int = 0) -> Feed:
+def feed_of(samples: int, world: int, rank: int, limit: int = 64, epochs: int = 2, consumed: int = 0) -> TrainFeed:
     order = Order.fit(samples, BATCH, seed=5)
-    return Feed(order, BATCH, world, rank, limit, consumed, total=epochs * samples)
+    return TrainFeed(order, BATCH, world, rank, limit, consumed, total=epochs * samples)
 
 
-def batches_of(dataset: Path, feed: Feed) -> TrainBatches:
-    return TrainBatches(dataset, read_manifest(dataset), SIZE, feed, Augment())
+def batches_of(dataset: Path, feed: TrainFeed) -> list[MicroBatch]:
+    return list(run_loader(recipe_of(dataset, feed, SIZE, Augment())))
+
+
+def corpus_of(dataset: Path) -> Corpus:
+    return Corpus((Member(Location.of(dataset), read_manifest(dataset)),))
 
 
 def ledger_rows(dataset: Path, epochs: int = 1) -> tuple[list[MicroBatch], Ledger]:
     """All micro-batches of a run on one rank, and the ledger after it."""
     feed = feed_of(read_manifest(dataset).samples, 1, 0, epochs=epochs)
-    batches, ledger = batches_of(dataset, feed), Ledger()
-    made = [batches[step] for step in range(len(batches))]
+    made, ledger = batches_of(dataset, feed), Ledger()
     for step, batch in enumerate(made):
-        ledger.add(feed.consumed_before(step) // feed.order.samples, batch.rows.tolist())
+        ledger.add(feed.accounts(step), batch.rows.tolist())
     return made, ledger
 
 
@@ -73,7 +80,7 @@ def ledger_rows(dataset: Path, epochs: int = 1) -> tuple[list[MicroBatch], Ledge
 def test_ranks_micro_batches_are_the_global_batch_padded(batch: int, world: int, limit: int, total: int) -> None:
     world = min(world, batch)
     order = Order.fit(100, batch, 0)
-    feeds = [Feed(order, batch, world, rank, limit, 7, 7 + total) for rank in range(world)]
+    feeds = [TrainFeed(order, batch, world, rank, limit, 7, 7 + total) for rank in range(world)]
     shapes = {feed.slots.shape for feed in feeds}
     assert len(shapes) == 1  # all ranks run the same collectives
     (accumulation, micro_batch) = shapes.pop()
@@ -82,13 +89,13 @@ def test_ranks_micro_batches_are_the_global_batch_padded(batch: int, world: int,
     assert feeds[0].steps == -(-total // batch)
     for step in {0, feeds[0].steps - 1}:
         every = np.concatenate([feed.positions(step, micro) for feed in feeds for micro in range(accumulation)])
-        read = np.sort(every[every != NO_SAMPLE])
+        read = np.sort(every[every != NONE])
         start = 7 + step * batch
         assert np.array_equal(read, np.arange(start, min(start + batch, 7 + total)))
         assert feeds[0].count(step) == len(read)
     owners = slot_owners(batch, world, order.lanes)
     for feed in feeds:
-        mine = feed.slots[feed.slots != NO_SAMPLE]
+        mine = feed.slots[feed.slots != NONE]
         assert (owners[mine] == feed.rank).all() and (np.diff(mine) > 0).all()
 
 
@@ -98,7 +105,7 @@ def test_the_last_step_is_partial() -> None:
     assert feed.steps == 9 and feed.count(7) == 24 and feed.count(8) == 2 * SAMPLES - 8 * 24 == 20
     assert feed.accumulation == 3 and feed.slots.shape == (3, 4)
     last = np.concatenate([feed.positions(8, micro) for micro in range(3)])
-    assert last.tolist() == [204, 205, 206, 207, 208, 209, 210, 211, *[NO_SAMPLE] * 4]
+    assert last.tolist() == [204, 205, 206, 207, 208, 209, 210, 211, *[NONE] * 4]
 
 
 @pytest.mark.fast
@@ -117,13 +124,13 @@ def slot_hashes(dataset: Path, world: int, workers: int, limit: int) -> dict[tup
     hashes = {}
     for rank in range(world):
         feed = feed_of(SAMPLES, world, rank, limit)
-        made = load(batches_of(dataset, feed), Loader(workers=workers, prefetch=2), pin_memory=False)
+        made = run_loader(recipe_of(dataset, feed, SIZE, Augment()), workers)
         items = 0
         for item, batch in enumerate(made):
             step, micro = divmod(item, feed.accumulation)
             items += 1
             for row, slot in enumerate(feed.slots[micro]):
-                if feed.positions(step, micro)[row] == NO_SAMPLE:
+                if feed.positions(step, micro)[row] == NONE:
                     assert batch.weights[row] == 0 and batch.labels[row] == 0 and not batch.images[row].any()
                     continue
                 parts = (batch.images[row].numpy(), batch.labels[row].numpy(), batch.weights[row].numpy())
@@ -177,10 +184,12 @@ def test_an_epochs_certificate_holds_and_adds_up_over_ranks(dataset: Path) -> No
     one, certificates = Ledger(), []
     three = Ledger()
     feed = feed_of(SAMPLES, 1, 0)
+    corpus, alone = corpus_of(dataset), batches_of(dataset, feed)
+    ranks = [batches_of(dataset, feed_of(SAMPLES, 3, rank)) for rank in range(3)]
     for step in range(feed.steps):
-        first = step * BATCH // SAMPLES
-        whole = batches_of(dataset, feed)[step].rows
-        parts = [batches_of(dataset, feed_of(SAMPLES, 3, rank))[step].rows for rank in range(3)]
+        first = feed.accounts(step)
+        whole = alone[step].rows
+        parts = [batches[step].rows for batches in ranks]
         assert torch.equal(sum(parts), whole)
         assert batch_digest(sum(parts).tolist()) == batch_digest(whole.tolist())
         one.add(first, whole.tolist())
@@ -188,8 +197,8 @@ def test_an_epochs_certificate_holds_and_adds_up_over_ranks(dataset: Path) -> No
             three.add(first, part.tolist())
         one, three = (Ledger.from_json(ledger.to_json()) for ledger in (one, three))  # as a checkpoint keeps it
         consumed = min(feed.total, feed.consumed_before(step + 1))
-        found = one.certify(manifest, consumed)
-        assert found == three.certify(manifest, consumed)
+        found = one.certify(feed.order, corpus, consumed)
+        assert found == three.certify(feed.order, corpus, consumed)
         certificates += found
     assert [c["epoch"] for c in certificates] == [0, 1] and not one.open
     for certificate in certificates:
@@ -201,10 +210,11 @@ def test_an_epochs_certificate_holds_and_adds_up_over_ranks(dataset: Path) -> No
 def test_a_batch_digest_is_the_sum_of_its_keys_hashes(dataset: Path) -> None:
     manifest = read_manifest(dataset)
     reader, feed = DatasetReader(dataset, manifest), feed_of(SAMPLES, 1, 0)
+    made = batches_of(dataset, feed)
     for step in (0, 4):  # the second crosses into the next epoch
         ids = feed.order.ids(feed.positions(step, 0))
         keys = [reader.locate(int(sample))[1].key for sample in ids]
-        rows = batches_of(dataset, feed)[step].rows.tolist()
+        rows = made[step].rows.tolist()
         assert batch_digest(rows) == f"{key_sum(keys):016x}"
         assert len(rows) == 1 + (step == 4)
 
@@ -222,20 +232,19 @@ def test_the_certificate_fails_unless_every_sample_came_once(dataset: Path, case
         ids.remove(17)
     ledger = Ledger()
     for sample in ids:
-        ledger.add(0, [[1, reader.read(sample).key_hash, 0, 0]])
-    certificates = ledger.certify(manifest, SAMPLES)
+        ledger.add([(0, 0)], [[1, reader.read(sample).key_hash, 0, 0, 0, 0, 0]])
+    certificates = ledger.certify(Order.fit(SAMPLES, BATCH, 5), corpus_of(dataset), SAMPLES)
     assert [c["exactly_once"] for c in certificates] == [False]
     with pytest.raises(WorkFailed, match=r"epoch 0.*do not add up"):
         check(certificates[0])
 
 
 def test_an_epoch_under_way_has_as_many_samples_as_were_consumed(dataset: Path) -> None:
-    manifest = read_manifest(dataset)
     ledger = Ledger()
-    ledger.add(0, [[10, 1, 2, 3]])
-    assert ledger.certify(manifest, 12) == [] and 0 in ledger.open
+    ledger.add([(0, 0)], [[10, 1, 2, 3, 0, 0, 0]])
+    assert ledger.certify(Order.fit(SAMPLES, BATCH, 5), corpus_of(dataset), 12) == [] and (0, 0) in ledger.open
     with pytest.raises(WorkFailed, match="12 samples were accounted for, 13 were due"):
-        ledger.certify(manifest, 13)
+        ledger.certify(Order.fit(SAMPLES, BATCH, 5), corpus_of(dataset), 13)
 
 
 def test_data_exchanged_under_a_run_is_noticed(dataset: Path, damaged: Path) -> None:
@@ -246,7 +255,7 @@ def test_data_exchanged_under_a_run_is_noticed(dataset: Path, damaged: Path) -> 
         shutil.copy(damaged / "other/shards" / name, damaged / "shards" / name)
     made, ledger = ledger_rows(damaged)
     assert not any(batch.holes for batch in made)
-    (certificate,) = ledger.certify(read_manifest(damaged), SAMPLES)
+    (certificate,) = ledger.certify(Order.fit(SAMPLES, BATCH, 5), corpus_of(damaged), SAMPLES)
     assert not certificate["exactly_once"] and certificate["samples"] == SAMPLES
 
 
@@ -306,15 +315,15 @@ def test_an_unreadable_sample_is_a_hole_and_moves_nothing(dataset: Path, damaged
     holes = [hole for batch in after for hole in batch.holes]
     reader = DatasetReader(dataset, manifest)
     assert sorted(hole.key for _, hole in holes) == sorted(reader.locate(sample)[1].key for sample in broken)
-    for epoch, hole in holes:
-        assert epoch == 0 and cause in hole.cause and "\n" not in hole.cause
+    for account, hole in holes:
+        assert account == (0, 0) and cause in hole.cause and "\n" not in hole.cause
         assert hole.shard == manifest.shards[shard].name and hole.key_hash == key_hash(hole.key)
 
     rows = [row for batch in after for row in batch.rows.tolist()]
     assert sum(row[READ] for row in rows) == SAMPLES - count and sum(row[HOLES] for row in rows) == count
     assert sum(row[READ_SUM] + row[HOLES_SUM] for row in rows) & MASK64 == manifest.key_sum
     assert ledger.holes == count
-    (certificate,) = ledger.certify(manifest, SAMPLES)
+    (certificate,) = ledger.certify(Order.fit(SAMPLES, BATCH, 5), corpus_of(dataset), SAMPLES)
     missing = sum(hole.key_hash for _, hole in holes)
     assert certificate["exactly_once"] and certificate["holes"] == count
     assert certificate["digest"] == certificate["expected"] == f"{(manifest.key_sum - missing) & MASK64:016x}"
@@ -323,9 +332,9 @@ def test_an_unreadable_sample_is_a_hole_and_moves_nothing(dataset: Path, damaged
 def test_holes_come_back_from_worker_processes(damaged: Path) -> None:
     break_sample(damaged, 0, 7, "corrupt image")
     feed = feed_of(SAMPLES, 1, 0, epochs=2)
-    made = list(load(batches_of(damaged, feed), Loader(workers=2), pin_memory=False))
+    made = list(run_loader(recipe_of(damaged, feed, SIZE, Augment()), workers=2))
     holes = [hole for batch in made for hole in batch.holes]
-    assert [epoch for epoch, _ in holes] == [0, 1] and isinstance(holes[0][1], Hole)
+    assert [account for account, _ in holes] == [(0, 0), (0, 1)] and isinstance(holes[0][1], Hole)
 
 
 def test_an_image_of_another_size_than_its_index_says_is_a_hole(tmp_path: Path) -> None:
@@ -344,24 +353,12 @@ def test_a_missing_index_is_no_hole_but_a_failure(damaged: Path) -> None:
         ledger_rows(damaged)
 
 
-def test_more_shards_than_may_be_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """300 million images are 10,000 shards and more: both their tars and their indexes take turns."""
-    monkeypatch.setattr("pipeline.data.read.MAX_OPEN_SHARDS", 8)
-    manifest = make_dataset(tmp_path, 60, shards=60, size=(8, 8))
-    reader = DatasetReader(tmp_path, manifest)
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    for _ in range(2):
-        assert all(isinstance(reader.read(sample), Sample) for sample in range(60))
-    assert len(list(Path("/proc/self/fd").iterdir())) - before <= 2 * 8 + 2
-
-
 # -- evaluation ------------------------------------------------------------------------------------------------
 
 
 def evaluation(dataset: Path, manifest: Manifest, batch: int, world: int) -> Iterator[list[MicroBatch]]:
-    for rank in range(world):
-        batches = EvaluationBatches(dataset, manifest, SIZE, 0.875, batch, (rank, world))
-        yield [batches[item] for item in range(len(batches))]
+    for feed in evaluation_feeds(manifest.samples, batch, world):
+        yield list(run_loader(recipe_of(dataset, feed, SIZE, None)))
 
 
 @pytest.mark.parametrize("samples", [1, 2, 5, 16, 33])
@@ -391,5 +388,5 @@ def test_evaluation_crops_the_centre(tmp_path: Path) -> None:
     manifest = write_dataset(tmp_path, [[Entry("a" * 24, file.getvalue(), 0, 128, 64, "png")]], ("a",))
     ((micro,),) = evaluation(tmp_path, manifest, 8, 1)
     assert micro.images.shape == (1, SIZE, SIZE, 3) and int(micro.images.max()) == 0
-    wider = EvaluationBatches(tmp_path, manifest, SIZE, 1.0, 8, (0, 1))[0]
+    (wider,) = run_loader(recipe_of(tmp_path, evaluation_feeds(1, 8, 1)[0], SIZE, None, crop=1.0))
     assert int(wider.images.max()) > 100

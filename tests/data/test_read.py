@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.read import DatasetReader, Hole, Sample
+from pipeline.data.read import Hole, Sample
+from pipeline.data.recent import Recent
 from pipeline.dataset.containers import TarFile, Unreadable, WebDatasetFile, parse_header
 from pipeline.dataset.index import IndexRow, write_index
 from pipeline.dataset.keys import own_key
 from pipeline.dataset.manifest import Manifest, Shard
 from tests.data_prep.adopt.tars import photo, write_tar
 from tests.datasets import make_dataset
+from tests.reading import DatasetReader
 
 pytestmark = pytest.mark.fast
 
@@ -78,7 +80,8 @@ def test_a_row_before_the_first_header(tmp_path: Path) -> None:
 
 
 def test_files_are_closed_when_there_are_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.data.read.MAX_OPEN_SHARDS", 2)
+    monkeypatch.setattr("pipeline.data.storage._BLOBS", Recent(2))
+    monkeypatch.setattr("pipeline.data.read._MOST_FILES", 2)
     manifest = make_dataset(tmp_path, 12, shards=6, size=(16, 16))
     reader = DatasetReader(tmp_path, manifest)
     for _ in range(2):

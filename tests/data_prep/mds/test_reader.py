@@ -11,7 +11,7 @@ from data_prep.adopt.adopt import adopt
 from data_prep.audit.dataset import verify
 from data_prep.foreign.packed import LabelError, Labels
 from data_prep.mds.reader import decode_label, read_index
-from pipeline.data.read import DatasetReader, Hole, Sample
+from pipeline.data.read import Hole, Sample
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.keys import sample_key
 from pipeline.dataset.manifest import Manifest, read_manifest
@@ -19,6 +19,7 @@ from pipeline.dataset.mds import Column, MdsError, MdsShard
 from pipeline.dataset.mds_columns import choose_columns
 from tests.data_prep.adopt.tars import entries
 from tests.data_prep.mds.folders import write_folder, write_shard
+from tests.reading import DatasetReader
 from tests.runs import steps_of, train, write_run
 
 

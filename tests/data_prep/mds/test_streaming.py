@@ -12,10 +12,10 @@ from PIL import Image
 from data_prep.adopt.adopt import adopt
 from data_prep.audit.dataset import verify
 from data_prep.mds.convert import convert as again
-from pipeline.data.read import DatasetReader
 from pipeline.dataset.manifest import Manifest, read_manifest
 from tests.data_prep.adopt.tars import photo, write_tar
 from tests.datasets import make_dataset
+from tests.reading import DatasetReader
 from tests.runs import CHECKOUT, one_line, vitstream
 
 PYTHON = CHECKOUT / ".venv-mds/bin/python"

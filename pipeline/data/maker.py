@@ -1,0 +1,159 @@
+"""One worker's part of each micro-batch: bytes from its window, pixels into the ring.
+
+What is written for a row depends on the feed, the augmentation and the sample alone.
+"""
+
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import xxhash
+
+from pipeline.data.augment import Draws, apply, centre_boxes, draw, training_boxes
+from pipeline.data.decode import crop_resize
+from pipeline.data.feed import NONE
+from pipeline.data.keyed import mix64
+from pipeline.data.ledger import HOLES, HOLES_SUM, KEYLESS, PIXELS, PLACES, READ, READ_SUM, ROW
+from pipeline.data.read import Hole, Reader, Sample
+from pipeline.data.recipe import Recipe
+from pipeline.data.ring import Slot
+from pipeline.data.window import Share, Window
+from pipeline.dataset.images import ImageError, read_header
+from pipeline.dataset.keys import MASK64
+
+
+@dataclass
+class Part:
+    """What a worker says of its part of an item; the pixels are in the ring."""
+
+    item: int
+    rows: list[list[int]]  # [accounts][ROW]
+    holes: list[tuple[int, int, Hole]]  # part, epoch, hole
+    read_s: float
+    decode_s: float
+
+
+class Maker:
+    """Makes one worker's rows of items, one after the other."""
+
+    def __init__(self, recipe: Recipe, worker: int, workers: int) -> None:
+        self.recipe, self.feed = recipe, recipe.feed
+        self.share = Share(worker, workers, recipe.feed.rows)
+        self.reader = Reader(recipe.corpus, recipe.cache, recipe.retry_s)
+        self.window = Window(
+            reader=self.reader,
+            feed=self.feed,
+            share=self.share,
+            ahead=recipe.ahead,
+            at_once=recipe.at_once,
+            room=recipe.room(workers),
+            requests=recipe.requests,
+            hang_s=1800.0 if recipe.cache else 3 * recipe.retry_s,  # a cache fetches whole shards
+            known_holes=recipe.known_holes,
+        )
+        self._pool = ThreadPoolExecutor(recipe.threads, "vitstream-decode") if recipe.threads > 1 else None
+
+    def make(self, item: int, slot: Slot) -> Part:
+        """Fills this worker's rows of a slot of the ring. Raises WorkFailed as `Reader.read`."""
+        began = time.perf_counter()
+        self.window.look_ahead(item)
+        wanted = self.feed.wanted(item)
+        rows = np.arange(self.share.first, self.share.stop)
+        empty, rows = rows[wanted.ids[rows] == NONE], rows[wanted.ids[rows] != NONE]
+        ids, epochs = wanted.ids[rows], wanted.epochs[rows]
+        found = [
+            self.window.take(epoch, sample, guest=row >= self.feed.batch)
+            for row, epoch, sample in zip(rows.tolist(), epochs.tolist(), ids.tolist(), strict=True)
+        ]
+        taken = time.perf_counter()
+        hashes = self._write(slot, rows, ids, epochs, found)
+        for row in empty.tolist():
+            _blank(slot, row)
+        ledger, holes = self._account(item, rows, ids, epochs, found, hashes)
+        return Part(item, ledger, holes, taken - began, time.perf_counter() - taken)
+
+    def close(self) -> None:
+        """No more items."""
+        self.window.close()
+
+    def _write(
+        self, slot: Slot, rows: np.ndarray, ids: np.ndarray, epochs: np.ndarray, found: list[Sample | Hole]
+    ) -> list[int]:
+        """Decodes all samples into the slot; those that cannot be become holes in `found`. Returns pixel hashes."""
+        sizes = [self._size(found, n, sample) for n, sample in enumerate(ids.tolist())]
+        boxes, flips, draws = self._draws(ids, epochs, np.array(sizes, np.int64).reshape(-1, 2))
+
+        def decode(n: int) -> int:
+            row, sample = int(rows[n]), found[n]
+            if isinstance(sample, Sample):
+                try:
+                    pixels = crop_resize(sample.data, sizes[n], boxes[n], self.recipe.image_size)
+                except ImageError as error:
+                    sample = found[n] = self.reader.hole(int(ids[n]), str(error))
+            if isinstance(sample, Hole):
+                _blank(slot, row)
+                return 0
+            slot.images[row] = apply(pixels[:, ::-1] if flips[n] else pixels, draws, n)
+            slot.labels[row], slot.weights[row] = sample.label, 1.0
+            return xxhash.xxh3_64_intdigest(slot.images[row], sample.label) if self.recipe.pixel_digest else 0
+
+        numbers: Iterable[int] = range(len(found))
+        return list(self._pool.map(decode, numbers) if self._pool else map(decode, numbers))
+
+    def _size(self, found: list[Sample | Hole], n: int, sample_id: int) -> tuple[int, int]:
+        """(width, height) of a sample; (1, 1) of a hole, for which nothing is decoded."""
+        sample = found[n]
+        if isinstance(sample, Hole):
+            return 1, 1
+        if sample.row.width:
+            return sample.row.width, sample.row.height
+        try:  # an index that does not know it, as of MDS folders
+            header = read_header(sample.data)
+        except ImageError as error:
+            found[n] = self.reader.hole(sample_id, str(error))
+            return 1, 1
+        return header.width, header.height
+
+    def _draws(self, ids: np.ndarray, epochs: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray, Draws]:
+        """Boxes (int64 [n, 4]), flips (bool [n]) and what else happens to pixels."""
+        augment, size = self.recipe.augment, self.recipe.image_size
+        if augment is None:
+            return centre_boxes(sizes, self.recipe.crop), np.zeros(len(ids), bool), Draws()
+        boxes, flips = training_boxes(augment, self.feed.seed, epochs, ids, sizes)
+        return boxes, flips, draw(augment, self.feed.seed, epochs, ids, size)
+
+    def _account(
+        self,
+        item: int,
+        rows: np.ndarray,
+        ids: np.ndarray,
+        epochs: np.ndarray,
+        found: list[Sample | Hole],
+        pixel_hashes: list[int],
+    ) -> tuple[list[list[int]], list[tuple[int, int, Hole]]]:
+        """The ledger's rows, and the holes. Guests are accounted for where their slots are."""
+        accounts = self.feed.accounts(item)
+        number_of = {account: number for number, account in enumerate(accounts)}
+        ledger = [[0] * ROW for _ in accounts]
+        holes = []
+        parts, locals_ = self.feed.parts(ids)
+        places = mix64(locals_.astype(np.uint64)).tolist()
+        for n in np.flatnonzero(rows < self.feed.batch).tolist():
+            account, sample = (int(parts[n]), int(epochs[n])), found[n]
+            row = ledger[number_of[account]]
+            count, total = (READ, READ_SUM) if isinstance(sample, Sample) else (HOLES, HOLES_SUM)
+            row[count] += 1
+            row[total] = (row[total] + sample.key_hash) & MASK64
+            row[PLACES] = (row[PLACES] + places[n]) & MASK64
+            row[PIXELS] = (row[PIXELS] + pixel_hashes[n]) & MASK64
+            if isinstance(sample, Hole):
+                row[KEYLESS] += not sample.key
+                holes.append((*account, sample))
+        return ledger, holes
+
+
+def _blank(slot: Slot, row: int) -> None:
+    slot.images[row] = 0
+    slot.labels[row], slot.weights[row] = 0, 0.0

@@ -1,0 +1,61 @@
+"""A loader worker: a process that fills its rows of the ring, item by item, as far ahead as it is allowed to.
+
+The rank sends numbers of items that may be made up to (a slot is free again); the worker answers each item with what
+it did (`Part`), as JSON. Both ends are the same program; only the recipe, at the start, is pickled.
+"""
+
+import json
+import os
+import traceback
+from dataclasses import asdict
+from multiprocessing.connection import Connection
+from typing import Any
+
+from pipeline.data import nursery
+from pipeline.data.maker import Maker, Part
+from pipeline.data.read import Hole
+from pipeline.data.recipe import Recipe
+from pipeline.data.ring import Ring
+from pipeline.dataset.errors import WorkFailed
+
+
+def run(recipe: Recipe, worker: int, workers: int, ring: Ring, connection: Connection) -> None:
+    """A worker's life. It ends with the feed, with its rank, or with a failure that it has told."""
+    nursery.adopt()
+    try:
+        maker = Maker(recipe, worker, workers)
+        allowed = 0
+        for item in range(recipe.feed.items):
+            while item >= allowed:
+                allowed = int.from_bytes(connection.recv_bytes(8), "little")
+            connection.send_bytes(json.dumps(asdict(maker.make(item, ring.slot(item)))).encode())
+        connection.recv_bytes(8)  # until the rank hangs up: the last rows are read from shared memory
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass
+    except BaseException as error:
+        connection.send_bytes(json.dumps(_failure(error)).encode())
+    finally:
+        os._exit(0)  # threads that wait for a storage do not keep it
+
+
+def receive(connection: Connection) -> Part:
+    """The next part that a worker has made, on the rank's side.
+
+    Raises:
+        EOFError, OSError: it has ended.
+        WorkFailed, RuntimeError: it has failed; the latter with its traceback.
+    """
+    body = json.loads(connection.recv_bytes())
+    if "failed" in body:
+        raise WorkFailed(**body["failed"])
+    if "trace" in body:
+        raise RuntimeError(body["trace"])
+    holes = [(part, epoch, Hole(**hole)) for part, epoch, hole in body["holes"]]
+    return Part(body["item"], body["rows"], holes, body["read_s"], body["decode_s"])
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    if isinstance(error, WorkFailed):
+        return {"failed": {"message": str(error), "cause": error.cause, "resumable": error.resumable}}
+    lines = traceback.format_exception(error)
+    return {"trace": f"loader worker: {lines[-1].strip()}\n{''.join(lines)}"}
