@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tests.soak import prep_kills, prep_sources
+from tests.soak import prep_kills, prep_sources, stream_kills
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,16 @@ def test_failing_sources_and_disks_end_in_the_same_files(kind, tmp_path):
     if kind == "disk" and os.geteuid() != 0:
         pytest.skip("only root can mount a small disk")
     assert prep_sources.run({"seed": 104, "kind": kind}, tmp_path)["faults"] == 1
+
+
+@pytest.mark.parametrize(
+    "trial",
+    [
+        {"seed": 105, "world": 3, "workers": 1, "batch": 48, "other_batch": True, "rich": True, "kills": 2},
+        {"seed": 106, "world": 2, "workers": 3, "batch": 80, "other_batch": False, "rich": True, "kills": 3},
+        {"seed": 107, "world": 4, "workers": 0, "batch": 48, "other_batch": False, "rich": False, "kills": 2},
+    ],
+    ids=lambda trial: f"{trial['world']} ranks, {trial['workers']} workers",
+)
+def test_killed_readers_go_on_with_the_same_batches(trial, tmp_path):
+    assert stream_kills.run(trial, tmp_path)["faults"] == trial["kills"]
