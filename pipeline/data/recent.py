@@ -37,8 +37,18 @@ class Recent(Generic[Value]):
                 self._entries.popitem(last=False)
         with entry.lock:
             if entry.value is None:
-                entry.value = make()
+                try:
+                    entry.value = make()
+                except BaseException:
+                    self.drop(key)  # it would take the place of another
+                    raise
             return entry.value
+
+    def peek(self, key: Hashable) -> Value | None:
+        """What there is for `key` now; never waits."""
+        with self._lock:
+            entry = self._entries.get(key)
+            return None if entry is None else entry.value
 
     def drop(self, key: Hashable) -> None:
         """Lets go of one."""

@@ -1,20 +1,37 @@
-"""The shards of one dataset, wherever they lie: a file system, a server, or a copy on this node."""
+"""The shards of one dataset, wherever they lie: on a file system, behind a server, or as a copy on this node."""
 
+import os
+import re
+import threading
+from contextlib import suppress
+from math import inf
 from time import monotonic
 from typing import Final
 
 from pipeline.config import Cache
+from pipeline.data.cache import Wanted, is_sound, open_folder
+from pipeline.data.fetch import AnotherFile, NoRoom, fetch
 from pipeline.data.recent import Recent
 from pipeline.dataset.blob import Blob, LocalBlob, Unreadable
 from pipeline.dataset.index import ShardIndex
 from pipeline.dataset.location import Location
-from pipeline.dataset.manifest import Manifest
+from pipeline.dataset.manifest import File, Manifest, Shard
+from pipeline.dataset.remote.blob import RemoteBlob
+from pipeline.dataset.remote.patience import Patience
+from pipeline.dataset.remote.traffic import Traffic
 
 MAX_OPEN: Final = 256  # files, and as many indexes, of all storages of a process; a file descriptor each
-_RESIGNED_S: Final = 600.0  # that an index which could not be had is not asked for again
+_RESIGNED_S: Final = 600.0  # that a file which could not be had is not asked for as a whole again
+_NO_ROOM_S: Final = 60.0  # the same of one that had no room in the cache
+_LATE_S: Final = 60.0  # that somebody may take to look at what was read from a copy
+_HASH: Final = re.compile(r"[0-9a-f]{16}")  # a folder that is not ours may have none
 
 _BLOBS: Recent[Blob] = Recent(MAX_OPEN)
 _INDEXES: Recent[ShardIndex] = Recent(MAX_OPEN)
+
+
+class _NotHere(Exception):
+    """The cache has no copy, and none is waited for."""
 
 
 class Storage:
@@ -25,14 +42,15 @@ class Storage:
     ) -> None:
         """`retry_s`: seconds for which a read that a server does not answer is tried again. Raises UsageError."""
         self._shards, self._manifest = location / "shards", manifest
-        self._retry_s = retry_s
-        self._failed: dict[int, tuple[float, str]] = {}  # indexes: until when, and why
-        if location.is_remote:
-            from pipeline.dataset.remote.patience import Patience
-            from pipeline.dataset.remote.traffic import Traffic
-
-            self._patience, self._traffic = Patience.lasting(retry_s), Traffic(hedges=True)
-            self._sizes = {file.name: file.bytes for file in manifest.files}
+        self._patience, self._traffic = Patience.lasting(retry_s), Traffic(hedges=True)
+        self._files = {file.name: file for file in manifest.files}
+        self._resigned: dict[str, tuple[float, str]] = {}  # file name: until when it is not asked for again, and why
+        self._rotten: dict[int, float] = {}  # shards: when their copy here was dropped
+        self._sound: dict[int, os.stat_result] = {}  # shards: which copy was looked through, and was right
+        self._cache_hits, self._lock = 0, threading.Lock()
+        self._folder = None if cache is None else open_folder(cache, [location])
+        if self._folder is not None:
+            self._folder.claim(Wanted(file.bytes, file.xxh3) for file in (*manifest.shards, *manifest.files))
 
     def open(self, number: int, at_once: bool = False) -> Blob:
         """A shard, for reading by ranges; the same object as long as it is in use.
@@ -41,10 +59,18 @@ class Storage:
 
         Raises:
             OSError: a local file cannot be opened.
-            Unreadable: no more than a cause; a remote one says so only when it is read.
+            Unreadable: a whole shard has come, and is another than its manifest says.
         """
         shard = self._manifest.shards[number]
-        return _BLOBS.get((self, number), lambda: self._origin(shard.name, shard.bytes))
+        if self._folder is not None and _HASH.fullmatch(shard.xxh3):
+            copy = _BLOBS.peek((self, number, "copy"))
+            if copy is not None:
+                return copy
+            with suppress(_NotHere):
+                if at_once:
+                    return _BLOBS.get((self, number, "copy at once"), lambda: self._copy(number, at_once=True))
+                return _BLOBS.get((self, number, "copy"), lambda: self._copy(number, at_once=False))
+        return self._original(number)
 
     def index(self, number: int) -> ShardIndex:
         """A shard's index: a memory map, or, from afar, its footer and, when one is asked for, a batch of its rows.
@@ -56,35 +82,104 @@ class Storage:
         return _INDEXES.get((self, number), lambda: self._open_index(number))
 
     def forget(self, number: int) -> bool:
-        """Drops this node's copy of a shard if it is not what the manifest says (any more); True if so."""
-        return False
+        """Says that samples of a shard were not what they should be.
+
+        True if they were read from this node's copy and that has rotted: it is gone now, read them again.
+        """
+        with self._lock:
+            if monotonic() - self._rotten.get(number, -inf) < _LATE_S:  # what was read before it went
+                return True
+            keys = [(self, number, "copy"), (self, number, "copy at once")]
+            copy = next(filter(None, map(_BLOBS.peek, keys)), None)
+            if self._folder is None or not isinstance(copy, LocalBlob):
+                return False
+            seen = os.fstat(copy.fd)
+            if number in self._sound and os.path.samestat(seen, self._sound[number]):
+                return False
+            wanted = _wanted(self._manifest.shards[number])
+            with suppress(OSError):
+                if is_sound(copy.fd, wanted):
+                    self._sound[number] = seen
+                    return False
+            self._rotten[number] = monotonic()
+            for key in keys:
+                _BLOBS.drop(key)
+            with suppress(OSError, TimeoutError):
+                self._folder.remove(wanted, copy)
+            return True
 
     def stats(self) -> dict[str, float]:
         """{requests, bytes, retries, hedges, cache_hits, seconds}; `seconds`: of waiting, all threads together."""
         counters = ("requests", "bytes", "retries", "hedges", "seconds")
-        traffic = getattr(self, "_traffic", None)
-        return {name: getattr(traffic, name, 0) for name in counters} | {"cache_hits": 0}
+        return {name: getattr(self._traffic, name) for name in counters} | {"cache_hits": self._cache_hits}
+
+    def _original(self, number: int) -> Blob:
+        shard = self._manifest.shards[number]
+        return _BLOBS.get((self, number), lambda: self._origin(shard.name, shard.bytes))
 
     def _origin(self, name: str, size: int | None) -> Blob:
         location = self._shards / name
         if not location.is_remote:
             return LocalBlob(location.path)
-        from pipeline.dataset.remote.blob import RemoteBlob
-
         return RemoteBlob(location.text, self._patience, size, self._traffic)
+
+    def _copy(self, number: int, at_once: bool) -> LocalBlob:
+        """A shard in the cache. Raises _NotHere; Unreadable where it is another."""
+        assert self._folder is not None
+        shard = self._manifest.shards[number]
+        try:
+            copy = self._folder.open(_wanted(shard))
+            if copy is not None:
+                with self._lock:
+                    self._cache_hits += 1
+                return copy
+            if at_once:
+                raise _NotHere
+            self._check_resigned(shard.name)
+            return fetch(self._folder, _wanted(shard), lambda: self._original(number), 2 * self._patience.seconds)
+        except AnotherFile as error:
+            raise self._resign(shard.name, _RESIGNED_S, f"the shard is {error}") from None
+        except (Unreadable, OSError):  # the original says why, sample by sample
+            self._resign(shard.name, _RESIGNED_S, "")
+        except NoRoom:
+            self._resign(shard.name, _NO_ROOM_S, "")
+        raise _NotHere
 
     def _open_index(self, number: int) -> ShardIndex:
         shard = self._manifest.shards[number]
         location = self._shards / shard.index_name
         if not location.is_remote:
             return ShardIndex(location.path, shard.samples)
-        until, cause = self._failed.get(number, (0.0, ""))
-        if monotonic() < until:
-            raise Unreadable(cause)
+        self._check_resigned(shard.index_name)
+        file = self._files.get(f"shards/{shard.index_name}")
+        origin = self._origin(shard.index_name, file and file.bytes)
         try:
-            blob = self._origin(shard.index_name, self._sizes.get(f"shards/{shard.index_name}"))
-            return ShardIndex(blob, shard.samples, str(location))
+            copy = None if file is None else self._index_copy(_wanted(file), origin)
+            return ShardIndex(copy or origin, shard.samples, str(location))
         except Unreadable as error:
-            cause = f"its index cannot be had: {error}"
-            self._failed[number] = monotonic() + _RESIGNED_S, cause
-            raise Unreadable(cause) from None
+            raise self._resign(shard.index_name, _RESIGNED_S, f"its index cannot be had: {error}") from None
+
+    def _index_copy(self, wanted: Wanted, origin: Blob) -> LocalBlob | None:
+        """An index in the cache, looked through: it is small. Raises Unreadable."""
+        if self._folder is None:
+            return None
+        with suppress(NoRoom, OSError, TimeoutError):
+            copy = fetch(self._folder, wanted, lambda: origin, 2 * self._patience.seconds)
+            if is_sound(copy.fd, wanted):
+                return copy
+            self._folder.remove(wanted, copy)
+        return None
+
+    def _resign(self, name: str, seconds: float, cause: str) -> Unreadable:
+        self._resigned[name] = monotonic() + seconds, cause
+        return Unreadable(cause)
+
+    def _check_resigned(self, name: str) -> None:
+        """Raises Unreadable where a file could not be had a short while ago; _NotHere where it had no room."""
+        until, cause = self._resigned.get(name, (-inf, ""))
+        if monotonic() < until:
+            raise Unreadable(cause) if cause else _NotHere
+
+
+def _wanted(file: Shard | File) -> Wanted:
+    return Wanted(file.bytes, file.xxh3)

@@ -27,7 +27,7 @@ def get(url: str, offset: int, limit: int, silence: float, traffic: Traffic, tim
         return b""
     timeout = silence + limit / _SLOWEST if timeout is None else timeout
     try:
-        return _first_answer(lambda: start_get(url, offset, limit, silence), timeout, traffic)
+        return _first_answer(lambda: start_get(url, offset, limit, silence), timeout, traffic, traffic.long_s(limit))
     except OSError as error:
         if error_code(error) not in ("InvalidRange", "416"):
             raise
@@ -44,12 +44,12 @@ def size(url: str, silence: float) -> int:
     return int(info["size"])
 
 
-def _first_answer(ask: Callable[[], Future[bytes]], timeout: float, traffic: Traffic) -> bytes:
-    """Of one request, or of two: the second one where the first takes long, as few do (`traffic` says how long)."""
+def _first_answer(ask: Callable[[], Future[bytes]], timeout: float, traffic: Traffic, long_s: float) -> bytes:
+    """Of one request, or of two: the second one where the first takes longer than `long_s`, as few do."""
     begin, asked = monotonic(), [ask()]
     traffic.asked()
     try:
-        wait(asked, min(timeout, traffic.long_s))
+        wait(asked, min(timeout, long_s))
         if not asked[0].done() and traffic.hedge():
             asked.append(ask())
         pending, failed = set(asked), None

@@ -2,11 +2,13 @@
 
 import threading
 from collections import deque
+from math import inf
 from statistics import median
 from typing import Final
 
 _LONG_AT_LEAST_S: Final = 1.0
 _LONG: Final = 4.0  # medians
+_SIZE: Final = 2**20  # bytes, that take about as long as the way there and back
 _REMEMBERED: Final = 64  # requests, of which the median is taken
 _ONE_HEDGE_IN: Final = 20  # requests
 
@@ -18,7 +20,7 @@ class Traffic:
         self._lock = threading.Lock()
         self._may_hedge = hedges
         self._times: deque[float] = deque(maxlen=_REMEMBERED)
-        self.long_s = _LONG_AT_LEAST_S if hedges else float("inf")  # an answer takes long after so many seconds
+        self._long = 0.0  # seconds, of an answer of no bytes
         self.requests = self.bytes = self.retries = self.hedges = 0
         self.seconds = 0.0  # of waiting for answers, all threads together
 
@@ -31,6 +33,10 @@ class Traffic:
         """One that failed will be repeated."""
         with self._lock:
             self.retries += 1
+
+    def long_s(self, size: int) -> float:
+        """An answer of `size` bytes takes long after so many seconds."""
+        return max(_LONG_AT_LEAST_S, self._long * (1 + size / _SIZE)) if self._may_hedge else inf
 
     def hedge(self) -> bool:
         """Whether a second request for the same may go out now; it is counted."""
@@ -46,6 +52,5 @@ class Traffic:
         with self._lock:
             self.bytes += size
             self.seconds += seconds
-            self._times.append(seconds)
-            if self._may_hedge:
-                self.long_s = max(_LONG_AT_LEAST_S, _LONG * median(self._times))
+            self._times.append(seconds / (1 + size / _SIZE))
+            self._long = _LONG * median(self._times) if self._may_hedge else inf
