@@ -28,6 +28,11 @@ class Member:
     location: Location
     manifest: Manifest
 
+    @property
+    def bytes(self) -> int:
+        """Of all shards."""
+        return sum(shard.bytes for shard in self.manifest.shards)
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -56,7 +61,7 @@ class Corpus:
     @property
     def bytes(self) -> int:
         """Of all shards."""
-        return sum(shard.bytes for member in self.members for shard in member.manifest.shards)
+        return sum(member.bytes for member in self.members)
 
     @cached_property
     def starts(self) -> np.ndarray:

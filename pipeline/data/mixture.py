@@ -42,8 +42,9 @@ class Mixture:
         lanes = lanes_for(batch_size)
         shares = apportion(weights, lanes * -(-MIN_BLOCK // lanes))
         seeds = [int(keyed(seed, _PART, part)[0]) >> 1 for part in range(len(samples))]
-        orders = [Order.with_lanes(n, share, own) for n, share, own in zip(samples, shares, seeds, strict=True)]
-        return cls(seed, lanes, shares, tuple(orders))
+        rounds = max(1, batch_size // sum(shares))
+        made = zip(samples, shares, seeds, strict=True)
+        return cls(seed, lanes, shares, tuple(Order.with_lanes(n, share, rounds, own) for n, share, own in made))
 
     @property
     def samples(self) -> int:

@@ -90,19 +90,21 @@ class Order:
     @classmethod
     def fit(cls, samples: int, batch_size: int, seed: int) -> "Order":
         """The parameters for a dataset and the run's first global batch size: L is `lanes_for` it."""
-        return cls.with_lanes(samples, lanes_for(batch_size), seed)
+        lanes = lanes_for(batch_size)
+        return cls.with_lanes(samples, lanes, batch_size // lanes, seed)
 
     @classmethod
-    def with_lanes(cls, samples: int, lanes: int, seed: int) -> "Order":
-        """The parameters for a dataset and a number of lanes.
+    def with_lanes(cls, samples: int, lanes: int, rounds: int, seed: int) -> "Order":
+        """The parameters for a dataset and a number of lanes, to which a batch comes `rounds` times.
 
         C is halved until the tail is at most 1/32 of the dataset (or C is 1: then the shuffle of chunks is a full
-        permutation of the samples), then G follows.
+        permutation of the samples). G is 16 for each round, or what a lane has: so a batch is at most 1/1024 of the
+        pool that it is drawn from, unless the dataset is smaller.
         """
         chunk = DEFAULT_CHUNK
         while chunk > 1 and samples - samples // chunk // lanes * lanes * chunk > samples / 32:
             chunk //= 2
-        window = max(1, min(DEFAULT_WINDOW, samples // chunk // lanes))
+        window = max(1, min(DEFAULT_WINDOW * rounds, samples // chunk // lanes))
         return cls(samples, seed, lanes, chunk, window)
 
     def at(self, consumed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
