@@ -7,7 +7,6 @@ Paths are relative to the working directory, as on any command line.
 
 import difflib
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -24,13 +23,13 @@ from pydantic import (
     model_validator,
 )
 
+from pipeline.config_tree import read_tree
 from pipeline.data.places import Place, Places
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.files import canonical_json
 from pipeline.dataset.quantities import parse_bytes
 from pipeline.models.variants import Variant, variant
 
-PRESETS = Path(__file__).parent / "presets"
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
@@ -273,19 +272,7 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     Raises:
         UsageError: one line that names the file and the key, and where it can, the fix.
     """
-    tree = _read_tree(path, seen=())
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise UsageError(f"--set {override}: takes KEY=VALUE, for example --set optimizer.lr=1e-3")
-        branch: Any = {}
-        try:
-            branch = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError, RecursionError):
-            raise UsageError(f"--set {override}: the value is not valid YAML") from None
-        for part in reversed(key.split(".")):
-            branch = {part: branch}
-        tree = _merge(tree, branch)
+    tree = read_tree(path, overrides)
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
@@ -304,41 +291,6 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
         elif before != after:
             found.append((f"{prefix}{key}", before, after))
     return found
-
-
-def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    if path.resolve() in seen:
-        raise UsageError(f"{path}: extends itself, through {' -> '.join(map(str, seen))}")
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise UsageError(f"{path}: {os.strerror(error.errno or 0)}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" in line {where.line + 1}" if where else ""
-        raise UsageError(f"{path}: not valid YAML{line}") from None
-    if not isinstance(tree, dict):
-        raise UsageError(f"{path}: not a run's configuration (a mapping of keys); see README.md for one")
-    base = tree.pop("extends", None)
-    if base is None:
-        return tree
-    return _merge(_read_tree(_find_base(path, str(base)), (*seen, path.resolve())), tree)
-
-
-def _find_base(path: Path, base: str) -> Path:
-    for candidate in (PRESETS / f"{base}.yaml", path.parent / base):
-        if candidate.is_file():
-            return candidate
-    presets = sorted(p.stem for p in PRESETS.glob("*.yaml"))
-    raise UsageError(f"{path}: extends: {base} is neither a preset nor a file; presets: {', '.join(presets)}")
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        below = merged.get(key)
-        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return merged
 
 
 def _explain(error: ValidationError) -> str:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config import PRESETS, Config, differences, load_config
+from pipeline.config import Config, differences, load_config
+from pipeline.config_tree import PRESETS
 from pipeline.dataset.errors import UsageError
 from pipeline.launch.template import zero_template
 

@@ -1,16 +1,28 @@
 """`vitstream order`."""
 
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from pipeline.data.corpus import Corpus
+    from pipeline.data.lookup import Course
 
 EXAMPLE = "Example: vitstream order data/train --batch-size 4096 --step 1000 --world-size 8 --rank 3"
 
 
 def order(
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A DATASET folder.", show_default=False)],
-    batch_size: Annotated[int, typer.Option(min=1, help="The run's global batch size.", show_default=False)],
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATASET|RUN.yaml",
+            help="A DATASET, its folder or URL; or a run's configuration, which says batch size, seed and length too.",
+            show_default=False,
+        ),
+    ],
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="The run's global batch size.", show_default=False)
+    ] = None,
     step: Annotated[
         int | None, typer.Option(min=1, help="Which step's keys; the first is 1.", show_default=False)
     ] = None,
@@ -18,7 +30,9 @@ def order(
     rank: Annotated[
         int | None, typer.Option(min=0, help="Only this rank's part of the batch.", show_default=False)
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The run's seed.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="The run's seed. Default: 0, or RUN.yaml's.", show_default=False)
+    ] = None,
     epochs: Annotated[
         int | None,
         typer.Option(min=1, help="The run's epochs: its last step ends where they end.", show_default=False),
@@ -30,29 +44,56 @@ def order(
     """Which samples a step reads, in order, or with --key, at which step, rank and slot a sample is read.
 
     The same as `train` with these settings: steps and keys are those of its metrics.jsonl. No image is read.
-    Without --epochs the order goes on for ever: a run's last step may be partial, and reads fewer keys than shown.
-    Exit codes: 0 done, 2 wrong usage or input.
+    Of a DATASET without --epochs the order goes on for ever: a run's last step may be partial, and reads fewer keys
+    than shown. Exit codes: 0 done, 1 an index cannot be used, 2 wrong usage or input.
     """
     from json import dumps
 
     from pipeline.cli.output import say
     from pipeline.data.lookup import keys_of_step, place_of_key
     from pipeline.dataset.errors import UsageError
-    from pipeline.dataset.manifest import read_manifest
 
     if (step is None) == (key is None):
         raise UsageError("order: takes either --step or --key")
-    if batch_size < world_size:
-        raise UsageError(f"--batch-size {batch_size} is smaller than --world-size {world_size}")
-    if seed >= 2**63:
+    if seed is not None and seed >= 2**63:
         raise UsageError(f"--seed {seed}: expected 0 to {2**63 - 1}, as in RUN.yaml")
     if rank is not None and rank >= world_size:
         raise UsageError(f"--rank {rank}: the ranks of --world-size {world_size} are 0 to {world_size - 1}")
-    manifest = read_manifest(dataset)
+    corpus, course = _asked(data, batch_size, seed, epochs)
+    if course.batch_size < world_size:
+        raise UsageError(f"--batch-size {course.batch_size} is smaller than --world-size {world_size}")
     if step is not None:
-        found = keys_of_step(dataset, manifest, batch_size, step, world_size, rank, seed, epochs)
+        found = keys_of_step(corpus, course, step, world_size, rank)
         lines = found["keys"]
     else:
-        found = place_of_key(dataset, manifest, batch_size, str(key), epoch, world_size, seed, epochs)
-        lines = [f"epoch {epoch}: step {found['step']}, rank {found['rank']}, slot {found['slot']}"]
+        found = place_of_key(corpus, course, str(key), epoch, world_size)
+        lines = [_line(epoch, place) for place in (found, *found.get("others", ()))]
     say(*([dumps(found)] if json else lines))
+
+
+def _asked(data: str, batch_size: int | None, seed: int | None, epochs: int | None) -> "tuple[Corpus, Course]":
+    """The data and the run that are meant. Raises UsageError where the options contradict RUN.yaml."""
+    from pipeline.config import load_config
+    from pipeline.data.corpus import Corpus, Member, open_corpus
+    from pipeline.data.lookup import Course
+    from pipeline.dataset.errors import UsageError
+    from pipeline.dataset.location import Location
+    from pipeline.dataset.manifest import read_manifest
+
+    location = Location.of(data)
+    if location.is_remote or not (location.path.is_file() or location.path.suffix in (".yaml", ".yml")):
+        if batch_size is None:
+            raise UsageError(f"{location}: takes --batch-size with it, as its order depends on that; or give RUN.yaml")
+        return Corpus((Member(location, read_manifest(location)),)), Course(batch_size, seed or 0, epochs)
+    config = load_config(location.path)
+    for key, option in {"batch_size": batch_size, "seed": seed, "epochs": epochs}.items():
+        value = getattr(config, key)
+        if option not in (None, value):
+            has = f"has {key}: {value}" if value is not None else f"has steps: {config.steps}"
+            raise UsageError(f"--{key.replace('_', '-')} {option}: {data} {has}; leave the option out")
+    return open_corpus(config.data.train), Course(config.batch_size, config.seed, config.epochs, config.steps)
+
+
+def _line(epoch: int, place: dict) -> str:
+    of = f" of {place['dataset']}" if "dataset" in place else ""
+    return f"epoch {epoch}{of}: step {place['step']}, rank {place['rank']}, slot {place['slot']}"

@@ -1,94 +1,160 @@
 """The order, asked from outside: which keys a step reads, and when a key is read. Reads indexes, never images."""
 
-from pathlib import Path
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
-from pipeline.data.order import Order, slot_owners
-from pipeline.data.read import DatasetReader
-from pipeline.dataset.errors import UsageError
-from pipeline.dataset.manifest import Manifest
+from pipeline.data.corpus import Corpus, Member, fit_order
+from pipeline.data.order import SampleOrder, slot_owners
+from pipeline.data.read import Reader
+from pipeline.data.storage import Storage
+from pipeline.dataset.blob import Unreadable
+from pipeline.dataset.errors import UsageError, WorkFailed
 
 MAX_BATCH: Final = 2**24  # a batch's slots are listed in memory, 8 bytes each, a few times over
+MAX_CONSUMED: Final = 2**63 - 1
+_THREADS: Final = 16  # indexes that lie elsewhere are waited for together
 
 
-def keys_of_step(
-    dataset: Path,
-    manifest: Manifest,
-    batch_size: int,
-    step: int,
-    world_size: int,
-    rank: int | None,
-    seed: int,
-    epochs: int | None = None,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Course:
+    """A run from its first start, as far as its order goes. Without `epochs` and `steps` it goes on for ever."""
+
+    batch_size: int
+    seed: int
+    epochs: int | None = None
+    steps: int | None = None
+
+    def order(self, corpus: Corpus) -> SampleOrder:
+        """Raises UsageError."""
+        if self.batch_size > MAX_BATCH:
+            most = f"at most {MAX_BATCH}, as order lists a batch's slots in memory"
+            raise UsageError(f"--batch-size {self.batch_size}: {most}")
+        if corpus.samples == 0:
+            raise UsageError(f"{corpus}: holds no samples")
+        return fit_order(corpus, self.batch_size, self.seed)
+
+    def total(self, corpus: Corpus) -> int | None:
+        """Samples that the whole run reads, repeats included."""
+        if self.epochs is not None:
+            return self.epochs * corpus.samples
+        return None if self.steps is None else self.steps * self.batch_size
+
+    @property
+    def length(self) -> str:
+        """As the user gave it."""
+        return f"--epochs {self.epochs}" if self.epochs is not None else f"{self.steps} steps"
+
+
+def keys_of_step(corpus: Corpus, course: Course, step: int, world_size: int, rank: int | None) -> dict[str, Any]:
     """{"step", "epoch", "keys"}: the keys of step `step` (from 1), in slot order; of one rank, or of the whole batch.
 
-    `epoch` is that of the batch's first sample; a batch may cross into the next. The last step of a run of `epochs`
-    epochs ends where they end.
+    `epoch` is that of the batch's first sample, as in metrics.jsonl: it counts all datasets' samples together; a batch
+    may cross into the next. The last step of a run that ends is as long as what is left.
 
     Raises:
-        UsageError: no run has such a step, or none of `epochs` epochs has.
+        UsageError: no run has such a step, or this one has not.
+        WorkFailed: an index cannot be used.
     """
-    order = _order(dataset, manifest, batch_size, seed)
+    order, batch_size, total = course.order(corpus), course.batch_size, course.total(corpus)
     consumed = (step - 1) * batch_size
-    _countable(f"--step {step}", consumed + batch_size)
-    left = batch_size if epochs is None else epochs * manifest.samples - consumed
-    if left <= 0:
-        steps = -(-epochs * manifest.samples // batch_size) if epochs else 0
-        raise UsageError(f"--step {step}: a run of --epochs {epochs} ends with step {steps}")
+    if consumed + batch_size > MAX_CONSUMED:
+        raise _uncountable(f"--step {step}")
+    left = batch_size if total is None else total - consumed
+    if total is not None and left <= 0:
+        raise UsageError(f"--step {step}: a run of {course.length} ends with step {-(-total // batch_size)}")
     slots = np.arange(batch_size, dtype=np.int64)
     if rank is not None:
         slots = slots[slot_owners(batch_size, world_size, order.lanes) == rank]
-    slots = slots[slots < left]
-    reader = DatasetReader(dataset, manifest)
-    keys = [reader.locate(int(sample))[1].key for sample in order.ids(consumed + slots)]
-    return {"step": step, "epoch": consumed // manifest.samples, "keys": keys}
+    _, ids = order.at(consumed + slots[slots < left])
+    return {"step": step, "epoch": consumed // corpus.samples, "keys": _keys(corpus, ids)}
 
 
-def place_of_key(
-    dataset: Path,
-    manifest: Manifest,
-    batch_size: int,
-    key: str,
-    epoch: int,
-    world_size: int,
-    seed: int,
-    epochs: int | None = None,
-) -> dict[str, Any]:
+def place_of_key(corpus: Corpus, course: Course, key: str, epoch: int, world_size: int) -> dict[str, Any]:
     """{"key", "epoch", "step", "rank", "slot"}: where a run reads this sample in that epoch.
 
+    In a mixture the epoch is that of the sample's own dataset. Of several datasets, it says in which "dataset" the
+    sample lies; where more than one has it, "others" are {"dataset", "step", "rank", "slot"} of the further ones.
+
     Raises:
-        UsageError: the dataset has no such key, or the run no such epoch.
+        UsageError: no dataset has such a key, or the run no such epoch.
+        WorkFailed: an index cannot be used.
     """
-    order = _order(dataset, manifest, batch_size, seed)
-    if epochs is not None and epoch >= epochs:
-        raise UsageError(f"--epoch {epoch}: the last of --epochs {epochs} is {epochs - 1}, the first is 0")
-    _countable(f"--epoch {epoch}", (epoch + 1) * manifest.samples)
-    consumed = int(order.when(np.array([epoch]), np.array([_find(dataset, manifest, key)]))[0])
-    step, slot = divmod(consumed, batch_size)
-    rank = int(slot_owners(batch_size, world_size, order.lanes)[slot])
-    return {"key": key, "epoch": epoch, "step": step + 1, "rank": rank, "slot": slot}
+    order, total = course.order(corpus), course.total(corpus)
+    if corpus.parts == 1 and course.epochs is not None and epoch >= course.epochs:
+        last = course.epochs - 1
+        raise UsageError(f"--epoch {epoch}: the last of --epochs {course.epochs} is {last}, the first is 0")
+    # Before all indexes are searched. Of a mixture, a part may come to this epoch before counting ends, another not.
+    counted = [order.used(part, MAX_CONSUMED) // order.part_samples(part) > epoch for part in range(corpus.parts)]
+    places = _find(corpus, key) if any(counted) else []
+    places = [(member, sample) for member, sample in places if counted[int(order.part_of(np.array([sample]))[0])]]
+    if not places:
+        raise _uncountable(f"--epoch {epoch}")
+    consumed = order.when(np.full(len(places), epoch), np.array([sample for _, sample in places])).tolist()
+    owners = slot_owners(course.batch_size, world_size, order.lanes)
+    found = []
+    for (member, _), at in sorted(zip(places, consumed, strict=True), key=lambda each: each[1]):
+        if total is None or at < total:
+            step, slot = divmod(at, course.batch_size)
+            dataset = {"dataset": str(corpus.members[member].location)} if len(corpus.members) > 1 else {}
+            found.append(dataset | {"step": step + 1, "rank": int(owners[slot]), "slot": slot})
+    if not found:
+        raise UsageError(f"--epoch {epoch}: a run of {course.length} ends before it reads {key} in that epoch")
+    return {"key": key, "epoch": epoch} | found[0] | ({"others": found[1:]} if found[1:] else {})
 
 
-def _find(dataset: Path, manifest: Manifest, key: str) -> int:
-    reader = DatasetReader(dataset, manifest)
-    for number in range(len(manifest.shards) if key.isascii() else 0):  # as every key is: others Arrow may refuse
-        position = reader.index(number).find(key)
+def _keys(corpus: Corpus, ids: np.ndarray) -> list[str]:
+    """The key of each sample. Neighbours are asked for together: of an index elsewhere, a batch of rows comes once."""
+    reader, ascending = Reader(corpus), np.argsort(ids)
+
+    def locate(some: np.ndarray) -> list[str]:
+        return [reader.locate(sample)[1].key for sample in ids[some].tolist()]
+
+    keys = np.empty(len(ids), object)
+    with ThreadPoolExecutor(_THREADS) as pool, _readable(corpus):
+        keys[ascending] = [key for some in pool.map(locate, np.array_split(ascending, _THREADS)) for key in some]
+    return keys.tolist()
+
+
+def _find(corpus: Corpus, key: str) -> list[tuple[int, int]]:
+    """(number of the dataset, global id) of the sample in each dataset that has it. Raises UsageError if none has."""
+    found = []
+    for number, member in enumerate(
+        corpus.members if key.isascii() else ()
+    ):  # as every key is: others Arrow may refuse
+        position = _find_in(corpus, member, key)
         if position is not None:
-            return int(manifest.starts[number]) + position
-    raise UsageError(f"--key {key}: {dataset} has no such sample; samples.parquet lists them all")
+            found.append((number, int(corpus.starts[number]) + position))
+    if not found:
+        raise UsageError(f"--key {key}: {corpus} has no such sample; samples.parquet lists them all")
+    return found
 
 
-def _order(dataset: Path, manifest: Manifest, batch_size: int, seed: int) -> Order:
-    if batch_size > MAX_BATCH:
-        raise UsageError(f"--batch-size {batch_size}: at most {MAX_BATCH}, as order lists a batch's slots in memory")
-    if manifest.samples == 0:
-        raise UsageError(f"{dataset}: holds no samples")
-    return Order.fit(manifest.samples, batch_size, seed)
+def _find_in(corpus: Corpus, member: Member, key: str) -> int | None:
+    """The sample's number in a dataset, all of whose indexes may have to be searched."""
+    storage, manifest = Storage(member.location, member.manifest), member.manifest
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
+        with _readable(corpus):
+            shards = pool.map(lambda shard: storage.index(shard).find(key), range(len(manifest.shards)))
+            found = (int(manifest.starts[shard]) + row for shard, row in enumerate(shards) if row is not None)
+            return next(found, None)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _countable(option: str, consumed: int) -> None:
-    if consumed >= 1 << 63:
-        raise UsageError(f"{option}: no run reads that many samples")
+@contextmanager
+def _readable(corpus: Corpus) -> Iterator[None]:
+    """An index that cannot be had ends the search, and is no hole."""
+    try:
+        yield
+    except Unreadable as error:
+        raise WorkFailed(f"{corpus}: {error}", cause="data") from None
+
+
+def _uncountable(option: str) -> UsageError:
+    return UsageError(f"{option}: no run reads that many samples")

@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 
 from pipeline.config import Augment
+from pipeline.data.corpus import Corpus, Member
+from pipeline.data.feed import TrainFeed
 from pipeline.data.ledger import batch_digest
-from pipeline.data.loader import Feed, TrainBatches
-from pipeline.data.lookup import keys_of_step, place_of_key
+from pipeline.data.lookup import Course, keys_of_step, place_of_key
 from pipeline.data.order import Order
-from pipeline.data.read import DatasetReader
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.keys import key_sum
+from pipeline.dataset.location import Location
 from pipeline.dataset.manifest import read_manifest
 from tests.datasets import make_dataset
+from tests.reading import DatasetReader, recipe_of, run_loader
 from tests.runs import COMMAND, one_line, vitstream
 
 SAMPLES, BATCH, SEED = 90, 20, 3
@@ -27,6 +29,10 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "train"
     make_dataset(path, SAMPLES, shards=4, size=(16, 16))
     return path
+
+
+def corpus_of(dataset: Path) -> Corpus:
+    return Corpus((Member(Location.of(dataset), read_manifest(dataset)),))
 
 
 def order(dataset: Path, *arguments: object) -> dict:
@@ -55,30 +61,31 @@ def test_a_key_is_found_where_its_step_has_it(dataset: Path) -> None:
 
 @pytest.mark.fast
 def test_every_key_of_every_epoch_inverts(dataset: Path) -> None:
-    manifest = read_manifest(dataset)
+    corpus, course = corpus_of(dataset), Course(BATCH, SEED)
     seen: dict[int, list[str]] = {0: [], 1: []}
     for step in range(1, 2 * SAMPLES // BATCH + 1):
-        keys = keys_of_step(dataset, manifest, BATCH, step, 3, None, SEED)["keys"]
+        keys = keys_of_step(corpus, course, step, 3, None)["keys"]
         for slot, key in enumerate(keys):
             epoch = ((step - 1) * BATCH + slot) // SAMPLES
             seen[epoch].append(key)
-            place = place_of_key(dataset, manifest, BATCH, key, epoch, 3, SEED)
+            place = place_of_key(corpus, course, key, epoch, 3)
             assert (place["step"], place["slot"]) == (step, slot)
-            assert key in keys_of_step(dataset, manifest, BATCH, step, 3, place["rank"], SEED)["keys"]
-    reader = DatasetReader(dataset, manifest)
+            assert key in keys_of_step(corpus, course, step, 3, place["rank"])["keys"]
+    reader = DatasetReader(dataset, read_manifest(dataset))
     every = sorted(reader.locate(sample)[1].key for sample in range(SAMPLES))
     assert sorted(seen[0]) == sorted(seen[1]) == every and seen[0] != seen[1]
 
 
 @pytest.mark.fast
 def test_it_is_what_training_reads(dataset: Path) -> None:
-    manifest = read_manifest(dataset)
-    feed = Feed(Order.fit(SAMPLES, BATCH, SEED), BATCH, 1, 0, 64, 0, 2 * SAMPLES)
-    batches = TrainBatches(dataset, manifest, 16, feed, Augment())
+    corpus, course = corpus_of(dataset), Course(BATCH, SEED)
+    feed = TrainFeed(Order.fit(SAMPLES, BATCH, SEED), BATCH, 1, 0, 64, 0, 2 * SAMPLES)
+    batches = list(run_loader(recipe_of(dataset, feed, 16, Augment())))
+    reader = DatasetReader(dataset, read_manifest(dataset))
     for step in range(1, feed.steps + 1):
-        keys = keys_of_step(dataset, manifest, BATCH, step, 1, None, SEED)["keys"]
+        keys = keys_of_step(corpus, course, step, 1, None)["keys"]
         assert batch_digest(batches[step - 1].rows.tolist()) == f"{key_sum(keys):016x}"
-        read = [batches.reader.read(int(n)).key for n in feed.order.ids(feed.positions(step - 1, 0))]
+        read = [reader.read(int(n)).key for n in feed.order.ids(feed.positions(step - 1, 0))]
         assert read == keys
     assert np.array_equal(feed.slots[0], np.arange(BATCH))
 
@@ -110,19 +117,21 @@ def test_wrong_usage_is_one_line(dataset: Path, case: str) -> None:
 
 @pytest.mark.fast
 def test_the_last_step_of_a_run_is_the_one_that_training_reads(dataset: Path) -> None:
-    manifest = read_manifest(dataset)
+    corpus, course = corpus_of(dataset), Course(BATCH, SEED, epochs=1)
     for world_size in (1, 3):
-        feeds = [Feed(Order.fit(SAMPLES, BATCH, SEED), BATCH, world_size, r, 64, 0, SAMPLES) for r in range(world_size)]
-        reader = DatasetReader(dataset, manifest)
+        feeds = [
+            TrainFeed(Order.fit(SAMPLES, BATCH, SEED), BATCH, world_size, r, 64, 0, SAMPLES) for r in range(world_size)
+        ]
+        reader = DatasetReader(dataset, read_manifest(dataset))
         for step in range(1, feeds[0].steps + 1):
             for rank, feed in enumerate(feeds):
                 positions = feed.positions(step - 1, 0)
                 read = [reader.locate(int(n))[1].key for n in feed.order.ids(positions[positions >= 0])]
-                assert keys_of_step(dataset, manifest, BATCH, step, world_size, rank, SEED, epochs=1)["keys"] == read
+                assert keys_of_step(corpus, course, step, world_size, rank)["keys"] == read
     last = order(dataset, "--step", 5, "--epochs", 1)["keys"]
     assert len(last) == SAMPLES % BATCH and last == order(dataset, "--step", 5)["keys"][: len(last)]
     with pytest.raises(UsageError, match="ends with step 5"):
-        keys_of_step(dataset, manifest, BATCH, 6, 1, None, SEED, epochs=1)
+        keys_of_step(corpus, course, 6, 1, None)
 
 
 def test_a_rank_without_a_sample_in_the_last_step_prints_nothing(dataset: Path) -> None:

@@ -2,14 +2,15 @@
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
 from pipeline.config import load_config
-from pipeline.data.loader import EvaluationBatches, load
-from pipeline.dataset.manifest import read_manifest
+from pipeline.data.corpus import open_member
+from pipeline.data.loader import Loader
+from pipeline.data.recipe import Recipe
 from pipeline.distributed import World
 from pipeline.evaluate.classify import classify
 from pipeline.launch.environment import RankEnvironment
@@ -31,20 +32,15 @@ def model_of(config_path: Path, classes: int) -> ViT:
 def main(config_path: str, rendezvous: str, rank: int, world_size: int) -> None:
     torch.set_num_threads(1)
     config = load_config(Path(config_path))
-    manifest = read_manifest(config.data.val)
+    val = open_member(config.data.val, "data.val")
     world = World(RankEnvironment(rank, world_size, rank), rendezvous)
-    model = model_of(Path(config_path), len(manifest.classes)).train()
-    batches = EvaluationBatches(
-        config.data.val,
-        manifest,
-        config.model.image_size,
-        config.evaluate.crop,
-        config.evaluate.batch_size,
-        (rank, world_size),
-    )
-    found = classify(model, config, world, manifest, load(batches, config.loader, pin_memory=False))
+    model = model_of(Path(config_path), len(val.manifest.classes)).train()
+    recipe = Recipe.of_evaluation(config, val, rank, world_size, world.local_size)
+    batches = Loader(recipe, config.loader.workers, config.loader.prefetch, 1, world.device)
+    found = classify(model, config, world, val.manifest, batches)
+    batches.close()
     assert model.training  # as it was before
-    print(json.dumps(asdict(found)))
+    print(json.dumps(asdict(replace(found, mine=()))))
     world.close()
 
 

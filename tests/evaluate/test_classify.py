@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,6 @@ from torch.nn import functional as F
 from pipeline.config import load_config
 from pipeline.data.augment import centre_boxes
 from pipeline.data.decode import crop_resize
-from pipeline.data.loader import EvaluationBatches
-from pipeline.data.read import DatasetReader
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.index import ShardIndex
 from pipeline.dataset.manifest import read_manifest
@@ -27,6 +26,7 @@ from pipeline.evaluate.classify import Classification, classify
 from pipeline.launch.environment import RankEnvironment
 from tests.datasets import make_dataset
 from tests.evaluate.classify_rank import model_of
+from tests.reading import DatasetReader, evaluation_feeds, recipe_of, run_loader
 from tests.runs import CHECKOUT
 
 SAMPLES, BROKEN = 33, 20
@@ -110,8 +110,8 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 def classify_alone(config_path: Path, world: World, items: int) -> Classification:
     config = load_config(config_path)
     manifest = read_manifest(config.data.val)
-    batches = EvaluationBatches(config.data.val, manifest, 32, 0.875, 8, (0, 1))
-    return classify(model_of(config_path, 5).train(), config, world, manifest, (batches[item] for item in range(items)))
+    batches = run_loader(recipe_of(config.data.val, evaluation_feeds(SAMPLES, 8, 1)[0], 32, None))
+    return classify(model_of(config_path, 5).train(), config, world, manifest, islice(batches, items))
 
 
 def test_one_rank_and_three_find_what_plain_torch_finds(config_path: Path, alone: World, tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from pipeline.config import load_config
-from pipeline.data.loader import Feed, TrainBatches
+from pipeline.data.feed import TrainFeed
 from pipeline.data.order import Order
 from pipeline.dataset.manifest import read_manifest
 from tests.datasets import make_dataset
 from tests.parity.worker import starting_point
+from tests.reading import recipe_of, run_loader
 from tests.runs import write_run
 
 PEAK, WARMUP, STEPS, CLIP, DECAY = 1e-3, 3, 10, 0.5, 0.1
@@ -41,8 +42,8 @@ def plain_torch(config):
     """Ten steps as anyone would write them: the whole batch at once, torch's own clipping and AdamW."""
     manifest = read_manifest(config.data.train)
     order = Order.fit(manifest.samples, config.batch_size, config.seed)
-    feed = Feed(order, config.batch_size, 1, 0, config.batch_size, 0, config.batch_size * STEPS)
-    batches = TrainBatches(config.data.train, manifest, 32, feed, config.augment)
+    feed = TrainFeed(order, config.batch_size, 1, 0, config.batch_size, 0, config.batch_size * STEPS)
+    batches = list(run_loader(recipe_of(config.data.train, feed, 32, config.augment)))
     model = starting_point(config, len(manifest.classes))
     plain = [
         p for n, p in model.named_parameters() if n.endswith("bias") or "norm" in n or n in ("cls_token", "pos_embed")

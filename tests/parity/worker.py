@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.config import Config, load_config
-from pipeline.data.loader import Feed, TrainBatches, load
-from pipeline.data.order import Order
-from pipeline.dataset.manifest import read_manifest
+from pipeline.data.corpus import fit_order, open_corpus
+from pipeline.data.feed import TrainFeed
+from pipeline.data.loader import Loader
+from pipeline.data.recipe import Recipe
 from pipeline.distributed import World
 from pipeline.engine import build_engine, build_model, import_deepspeed
 from pipeline.launch.environment import RankEnvironment
@@ -35,18 +36,17 @@ def starting_point(config: Config, classes: int) -> ViT:
 
 def main(run_yaml: Path, out: Path) -> None:
     config = load_config(run_yaml)
-    manifest = read_manifest(config.data.train)
+    corpus = open_corpus(config.data.train)
     import_deepspeed()
     world = World(RankEnvironment.read(), os.environ["RENDEZVOUS"])
-    order = Order.fit(manifest.samples, config.batch_size, config.seed)
-    total = config.total_samples(manifest.samples)
-    feed = Feed(order, config.batch_size, world.size, world.rank, config.micro_batch_size, 0, total)
+    order = fit_order(corpus, config.batch_size, config.seed)
+    total = config.total_samples(corpus.samples)
+    feed = TrainFeed(order, config.batch_size, world.size, world.rank, config.micro_batch_size, 0, total)
     accumulation, micro_batch = feed.slots.shape
-    model = starting_point(config, len(manifest.classes))
+    model = starting_point(config, len(corpus.classes))
     engine = build_engine(config, model, world.device, micro_batch, accumulation, world.size)
-    batches = load(
-        TrainBatches(config.data.train, manifest, config.model.image_size, feed, config.augment), config.loader, False
-    )
+    recipe = Recipe.of_training(config, corpus, feed, world.local_size, known_holes={})
+    batches = Loader(recipe, config.loader.workers, config.loader.prefetch, accumulation, world.device)
     losses, norms = [], []
     for step in range(1, feed.steps + 1):
         lr = learning_rate(config.schedule, config.optimizer.lr, step, feed.steps)
