@@ -65,20 +65,39 @@ class Flaky:
         rate: share of the requests that are spoiled.
         seed: of which, and how. Which request comes when depends on threads, so runs differ all the same.
         stall_s: how long a stalled answer takes.
+        faults: which may happen.
+        only: a part of the path of the requests that may be spoiled.
+        pace: bytes of a body per second; as fast as it goes where it is 0.
     """
 
-    def __init__(self, upstream: str, rate: float, seed: int, stall_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        upstream: str,
+        rate: float,
+        seed: int,
+        stall_s: float = 60.0,
+        faults: tuple[str, ...] = FAULTS,
+        only: str = "",
+        pace: float = 0,
+    ) -> None:
         self.upstream = upstream.removeprefix("http://")
-        self.rate, self.stall_s = rate, stall_s
-        self.done: Counter[str] = Counter()
+        self.rate, self.stall_s, self.faults, self.only, self.pace = rate, stall_s, faults, only, pace
+        self.done: Counter[str] = Counter()  # requests, by fault or as "fine"
+        self.sent: Counter[str] = Counter()  # bytes of bodies, by path
         self._random, self._lock = random.Random(seed), threading.Lock()
 
-    def fault(self) -> str | None:
+    def fault(self, path: str) -> str | None:
         """What is done to the next request."""
         with self._lock:
-            fault = self._random.choice(FAULTS) if self._random.random() < self.rate else None
+            spoiled = self._random.random() < self.rate and self.only in path
+            fault = self._random.choice(self.faults) if spoiled else None
             self.done[fault or "fine"] += 1
             return fault
+
+    def count(self, path: str, size: int) -> None:
+        """So many bytes were sent."""
+        with self._lock:
+            self.sent[path.partition("?")[0]] += size
 
     @contextmanager
     def running(self) -> Iterator[str]:
@@ -99,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        fault = self.flaky.fault()
+        fault = self.flaky.fault(self.path)
         if fault in ("500", "503"):
             self.send_response(int(fault))
             self.send_header("Content-Length", "0")
@@ -122,9 +141,17 @@ class _Handler(BaseHTTPRequestHandler):
             body = body[: len(body) // 2]
             self.close_connection = True
         if self.command != "HEAD":
-            self.wfile.write(body)
+            self._send(body)
 
     do_HEAD = do_GET
+
+    def _send(self, body: bytes) -> None:
+        step = max(1, int(self.flaky.pace / 20)) if self.flaky.pace else len(body)
+        for at in range(0, len(body), step or 1):
+            self.wfile.write(body[at : at + step])
+            self.flaky.count(self.path, len(body[at : at + step]))
+            if self.flaky.pace:
+                time.sleep(1 / 20)
 
     def _forward(self) -> tuple[int, list[tuple[str, str]], bytes]:
         connection = http.client.HTTPConnection(self.flaky.upstream, timeout=30)

@@ -43,14 +43,15 @@ async def get(filesystem: Any, url: str, offset: int, limit: int, silence: float
 
 async def length(filesystem: Any, url: str, silence: float) -> int:
     """Bytes of an object, which can be had by ranges. Raises as `get`."""
-    async with _ask(await filesystem.set_session(), url, {"Range": "bytes=0-0"}, silence) as response:
-        if response.status == 416:
-            return 0
-        _check(response)
-        total = _content_range(response)[1] if response.status == 206 else None
-        if total is None:
-            raise Refused("the server cannot send a part of a file; download it first")
-        return total
+    for _ in range(2):  # of many machines behind one name, one may be different
+        async with _ask(await filesystem.set_session(), url, {"Range": "bytes=0-0"}, silence) as response:
+            if response.status == 416:
+                return 0
+            _check(response)
+            total = _content_range(response)[1] if response.status == 206 else None
+            if total is not None:
+                return total
+    raise Refused("the server cannot send a part of a file; download it first")
 
 
 def _ask(session: aiohttp.ClientSession, url: str, headers: dict[str, str], silence: float) -> Any:
