@@ -6,7 +6,7 @@ All state that a resume needs is `Progress` and the engine's tensors. Everything
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -33,9 +33,9 @@ from pipeline.models.flops import device_peak, train_flops
 from pipeline.optim.schedule import learning_rate
 from pipeline.run.console import Console, eta
 from pipeline.run.environment import environment_facts
-from pipeline.run.holes import Holes, known_holes
+from pipeline.run.holes import Holes, known_holes, to_repeat
 from pipeline.run.journal import Journal, StepFacts
-from pipeline.run.starvation import split
+from pipeline.run.starvation import mean_could_feed, split
 from pipeline.step import train_step
 
 if TYPE_CHECKING:
@@ -176,17 +176,15 @@ class Trainer:
             say=self.console.say,
         )
 
-    def _known_holes(self, in_checkpoint: dict[str, list[int]]) -> dict[tuple[int, int], str]:
+    def _known_holes(self, in_checkpoint: dict[str, Any]) -> dict[tuple[int, int], str]:
         """(epoch, sample id) -> cause: what the steps that are done again have to leave out again."""
-        progress, self.holes = self.progress, Holes()
-        if self.from_scratch:
-            return {}
-        found = (
-            known_holes(progress.order, progress.consumed, in_checkpoint, self.run.holes) if self.world.is_main else []
-        )
+        progress, self.holes, found = self.progress, Holes(self.run.holes), []
+        if self.world.is_main and not self.from_scratch:
+            fingerprint = self.prepared.train.fingerprint
+            found = known_holes(progress.order, fingerprint, progress.consumed, in_checkpoint, self.run.holes)
         for part, epoch, sample, cause in self.world.broadcast(found):
             self.holes.known.setdefault(Account(part, epoch), {})[sample] = cause
-        return {(account.epoch, s): cause for account, ids in self.holes.known.items() for s, cause in ids.items()}
+        return to_repeat(progress.order, progress.consumed, self.holes.known)
 
     def _load(self, recipe: Recipe, in_use: int) -> Loader:
         loader = self.config.loader
@@ -251,8 +249,8 @@ class Trainer:
         line, step_s = lines[-1], sum(each["step_s"] for each in lines)
         rate = sum(each["images_per_s"] * each["step_s"] for each in lines) / step_s
         wait = sum(each["data_wait_s"] for each in lines) / step_s
-        feeds = [line["loader_images_per_s"] for line in lines if line["loader_images_per_s"]]
-        could = f" (could feed {sum(feeds) / len(feeds):,.0f})" if feeds else ""
+        feeds = mean_could_feed(lines)
+        could = f" (could feed {feeds:,.0f})" if feeds else ""
         left = eta((self.total_steps - line["step"]) * step_s / len(lines))
         mfu = f", MFU {line['mfu']:.1%}" if line["mfu"] is not None else ""
         self.console.progress(

@@ -4,10 +4,8 @@ Nothing waits for the device between flushes; a flush is one reduction and one c
 """
 
 import math
-import os
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 import torch
 
@@ -20,12 +18,10 @@ from pipeline.dataset.errors import WorkFailed
 from pipeline.distributed import World
 from pipeline.run import starvation
 from pipeline.run.directory import RunDirectory
-from pipeline.run.holes import Holes
+from pipeline.run.holes import Holes, hole_line, short
 from pipeline.run.metrics import JsonLines
-from pipeline.run.starvation import Waits
+from pipeline.run.starvation import Waits, Watch
 from pipeline.step import StepResult
-
-_ADVICE_PAUSE_S = 600.0  # between two of the same
 
 
 @dataclass
@@ -56,9 +52,8 @@ class Journal:
     pending_holes: list[dict] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._read, self._unread = 0, 0  # samples and holes of this attempt
-        self._advised: tuple[str, float] | None = None  # stage, when
-        self._flushes = 0
+        self._read = 0  # samples of this attempt
+        self._watch = Watch(self.config, any(member.location.is_remote for member in self.corpus.members))
         if self.world.is_main:
             self.metrics = JsonLines(self.run.metrics)
             self.digests = JsonLines(self.run.digests)
@@ -67,7 +62,8 @@ class Journal:
     def add(self, facts: StepFacts, result: StepResult, holes: list[tuple[Account, Hole]]) -> None:
         """Keeps a step for the next flush."""
         self.pending.append((facts, result))
-        self.pending_holes += [{"step": facts.step} | self._hole(account, hole) for account, hole in holes]
+        where = {"step": facts.step, "data": short(self.corpus.fingerprint)}
+        self.pending_holes += [hole_line(where, account, hole, self.attempt) for account, hole in holes]
 
     def flush(self) -> list[dict]:
         """Writes all pending steps; every rank calls it at the same step. Returns their lines.
@@ -80,10 +76,9 @@ class Journal:
             return []
         lines = self._lines()
         self.pending.clear()
-        unread = sum(line["holes"] for line in lines)
-        if unread:  # known to all ranks alike
+        if any(line["holes"] for line in lines):  # known to all ranks alike
             self._gather_holes()
-        self._read, self._unread = self._read + sum(line["count"] for line in lines), self._unread + unread
+        self._read += sum(line["count"] for line in lines)
         certificates = self.ledger.certify(self.order, self.corpus, lines[-1]["consumed"])
         if self.world.is_main:
             self.metrics.add([{key: value for key, value in line.items() if key != "count"} for line in lines])
@@ -92,9 +87,11 @@ class Journal:
         for c in certificates:
             check(c)
             self._certified(c)
-        self.holes.keep_only(self.ledger.open)
+        for grown in self.holes.end_of_epoch(self.ledger.open) if certificates else ():
+            self.say(grown)
         _check_finite(lines)
-        self._advise(lines)
+        if advice := self._watch.see(lines):
+            self.say(advice)
         return lines
 
     def too_many_holes(self) -> str | None:
@@ -103,20 +100,21 @@ class Journal:
         Counted from the attempt's start: who goes on after that has seen what was missing.
         """
         samples = max(self.corpus.samples, self._read)
-        return self.holes.too_many(self._unread, samples, self.config.data.max_hole_rate, self.run.holes)
+        return self.holes.too_many(samples, self.config.data.max_hole_rate)
 
     def evaluation_holes(self, step: int, holes: list[tuple[Account, Hole]], samples: int) -> str | None:
         """Writes down what an evaluation of `samples` could not read. Returns why the run has to stop, or None."""
-        found = [{"eval": "val", "step": step} | self._hole(account, hole) for account, hole in holes]
+        where = {"eval": "val", "step": step}
+        found = [hole_line(where, account, hole, self.attempt) for account, hole in holes]
         everyones = [line for lines in self.world.all_gather(found) for line in lines]
         if not everyones:
             return None
-        mine = Holes()
+        mine = Holes(self.run.holes)
         for line in mine.add(everyones):
             self.say(f"validation {line}")
         if self.world.is_main:
             self.hole_lines.add(everyones)
-        return mine.too_many(len(everyones), samples, self.config.data.max_hole_rate, self.run.holes)
+        return mine.too_many(samples, self.config.data.max_hole_rate)
 
     def evaluation(self, line: dict) -> None:
         """Appends an evaluation's line."""
@@ -141,7 +139,7 @@ class Journal:
         losses = self.world.all_reduce(torch.stack([result.loss_sum for result in results])).tolist()
         norms = torch.stack([result.grad_norm for result in results]).tolist()
         all_rows = torch.cat([result.rows for result in results]).tolist()
-        waits = self.world.maximum(torch.tensor([facts.waits.numbers for facts, _ in self.pending])).tolist()
+        waits = self.world.maximum(torch.tensor([astuple(facts.waits) for facts, _ in self.pending])).tolist()
         lines, first = [], 0
         for (facts, result), loss, norm, wait in zip(self.pending, losses, norms, waits, strict=True):
             rows = all_rows[first : first + len(result.rows)]
@@ -193,10 +191,6 @@ class Journal:
             line["datasets"] = counts
         return line
 
-    def _hole(self, account: Account, hole: Hole) -> dict:
-        where = {"part": account.part, "epoch": account.epoch, "sample": hole.id, "key": hole.key}
-        return where | {"shard": hole.shard, "offset": hole.offset, "cause": hole.cause, "attempt": self.attempt}
-
     def _gather_holes(self) -> None:
         everyones = [hole for holes in self.world.all_gather(self.pending_holes) for hole in holes]
         self.pending_holes.clear()
@@ -212,21 +206,6 @@ class Journal:
             f"epoch {certificate['epoch']}{of}: all {certificate['samples']:,} samples read exactly once{holes} "
             f"(digest {certificate['digest']})"
         )
-
-    def _advise(self, lines: list[dict]) -> None:
-        """Warns of a wait for data, after the first flush, whose steps wait for the start of everything."""
-        self._flushes += 1
-        step_s = sum(line["step_s"] for line in lines)
-        waits = [sum(line[f"data_{stage}_s"] for line in lines) for stage in starvation.STAGES]
-        if self._flushes == 1 or sum(waits) <= starvation.TOLERATED * step_s:
-            return
-        stage, now = starvation.dominating(waits), time.monotonic()
-        if self._advised and self._advised[0] == stage and now - self._advised[1] < _ADVICE_PAUSE_S:
-            return
-        self._advised = stage, now
-        remote = any(member.location.is_remote for member in self.corpus.members)
-        cores = len(os.sched_getaffinity(0))
-        self.say(starvation.advice(waits, step_s, self.config, remote, cores, self.world.local_size))
 
 
 def _check_finite(lines: list[dict]) -> None:

@@ -72,7 +72,7 @@ def could_feed(worker_s_per_image: float, world_size: int) -> float | None:
 
 
 def mean_could_feed(lines: Iterable[dict[str, Any]]) -> float | None:
-    """`loader_images_per_s` over several lines of metrics.jsonl: all their images, by the time that those would take."""
+    """`loader_images_per_s` over several lines of metrics.jsonl: all images, by the time that those would take."""
     known = [line for line in lines if line["loader_images_per_s"]]
     images = sum(line["images_per_s"] * line["step_s"] for line in known)
     seconds = sum(line["images_per_s"] * line["step_s"] / line["loader_images_per_s"] for line in known)
