@@ -24,6 +24,7 @@ TORCH_FREE = [
     "pipeline.data.corpus",
     "pipeline.data.ledger",
     "pipeline.data.lookup",
+    "pipeline.data.mix",
     "pipeline.data.mixture",
     "pipeline.data.order",
     "pipeline.data.permutation",

@@ -55,26 +55,15 @@ def symmetric_beta(u: np.ndarray, v: np.ndarray, alpha: np.ndarray) -> np.ndarra
 
     For T of Student's t distribution with 2 alpha degrees of freedom, (1 + T / sqrt(2 alpha + T^2)) / 2 is
     Beta(alpha, alpha). Bailey (1994, Math. Comp. 62) gives T = sqrt(2 alpha (U^(-1/alpha) - 1)) cos(2 pi V). With
-    p = U^(1/alpha) and c = cos(2 pi V), 2 alpha cancels: T / sqrt(2 alpha + T^2) = c sqrt((1 - p) / (p + c^2 (1 - p))),
-    which neither overflows for a small alpha nor cancels for a large one.
+    p = U^(1/alpha), c = cos(2 pi V) and q = p + c^2 (1 - p), 2 alpha cancels and T / sqrt(2 alpha + T^2) = +-y with
+    y^2 = 1 - p / q. The smaller of the two shares, (1 - y) / 2 = p / q / (1 + y) / 2, is taken without cancellation.
     """
     log_p = np.log1p(-u) / alpha  # 1 - u is as uniform as u, and never 0
-    p, rest = np.exp(log_p), -np.expm1(log_p)
     c = np.cos(2.0 * np.pi * v)
-    return (1.0 + c * np.sqrt(rest / (p + c * c * rest))) / 2.0
-
-
-def seat_guests(slots: np.ndarray, partner_slot: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(int64 [n]: the row of each one's partner, int64 [guests]: slots that come to sit behind the n own rows).
-
-    Partners that are not among `slots` are guests, in ascending order; who has no partner is its own.
-    """
-    rows = np.arange(len(slots))
-    guests = np.setdiff1d(partner_slot[partner_slot != NOBODY], slots)
-    seats = np.concatenate([slots, guests])
-    by_slot = np.argsort(seats, kind="stable")
-    found = by_slot[np.searchsorted(seats, np.where(partner_slot == NOBODY, slots, partner_slot), sorter=by_slot)]
-    return np.where(partner_slot == NOBODY, rows, found), guests
+    p, spread = np.exp(log_p), -np.expm1(log_p) * c * c
+    y = np.sqrt(spread / (p + spread))
+    smaller = p / (p + spread) / (1.0 + y) / 2.0
+    return np.where(c < 0, smaller, 1.0 - smaller)
 
 
 def without_holes(
@@ -83,8 +72,8 @@ def without_holes(
     """(lam [n], box [n, 4], partner [n]) in which no pair with a hole in it is mixed.
 
     Args:
-        partner: int64 [n], rows.
-        readable: bool [n + guests], false for holes (and padding).
+        partner: int64 [n], the row of each one's partner, maybe a guest behind the n; its own for none.
+        readable: bool [n + guests], false for holes and padding.
     """
     rows = np.arange(len(lam))
     whole = readable[rows] & readable[partner]

@@ -66,7 +66,8 @@ def autocontrast(pixels: Pixels) -> Pixels:
     for counts in _histograms(pixels):
         used = np.flatnonzero(counts)
         low, high = used[0], used[-1]
-        tables.append((_LEVELS - low) * (255 / (high - low)) if high > low else _LEVELS)
+        scale = 255 / max(1, high - low)  # in Pillow's order, as a fraction next to a whole number is dropped or not
+        tables.append(_LEVELS * scale - low * scale if high > low else _LEVELS)
     return _mapped(pixels, np.stack(tables, axis=-1))
 
 
