@@ -1,5 +1,8 @@
 """Mixup and CutMix: who is mixed with whom and how much, whatever the topology; pixels and losses on the device."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +12,14 @@ from torch.nn import functional as F
 
 from pipeline.config import Augment
 from pipeline.data.batch import Mix
+from pipeline.data.feed import NONE, TrainFeed
 from pipeline.data.keyed import keyed, uniform
 from pipeline.data.mix import NOBODY, MixPlan, mix_plan, symmetric_beta, without_holes
 from pipeline.data.mixing import mix_images, mixed_losses
+from pipeline.data.order import Order
 from pipeline.loss import normalise
+from tests.datasets import photo_entry, write_dataset
+from tests.reading import recipe_of, run_loader
 
 pytestmark = pytest.mark.fast
 BOTH = Augment(mixup=0.8, cutmix=1.0)
@@ -215,3 +222,50 @@ def test_what_is_not_mixed_loses_exactly_what_it_did() -> None:
     logits, labels = torch.randn(14, 7), torch.from_numpy(labels)
     ours = mixed_losses(logits, labels, on_device(plan, partner), "softmax", 0.0)
     assert torch.equal(ours, F.cross_entropy(logits, labels[:14], reduction="none"))
+
+
+# -- through the loader ------------------------------------------------------------------------------------------
+
+SAMPLES, CLASSES, HOLE = 70, 5, 11
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With one sample that is no image."""
+    path = tmp_path_factory.mktemp("data") / "train"
+    entries = [photo_entry(n, n % CLASSES, (40, 30), seed=1) for n in range(SAMPLES)]
+    entries[HOLE] = replace(entries[HOLE], data=b"no image")
+    write_dataset(path, [entries[:30], entries[30:]], tuple("abcde"))
+    return path
+
+
+def seen_by_the_model(
+    dataset: Path, batch_size: int, world: int, limit: int
+) -> tuple[dict[tuple[int, int], bytes], int]:
+    """((step, slot) -> mixed pixels and both labels with their shares; how many guests there were)."""
+    everything = Augment(randaugment={}, color_jitter={"hue": 0.1}, random_erasing=0.5, mixup=0.8, cutmix=1.0)
+    seen, guests = {}, 0
+    for rank in range(world):
+        feed = TrainFeed(Order.fit(SAMPLES, batch_size, 5), batch_size, world, rank, limit, 0, 2 * SAMPLES, mixes=True)
+        for item, batch in enumerate(run_loader(recipe_of(dataset, feed, 16, everything))):
+            assert batch.mix is not None
+            step, micro = divmod(item, feed.accumulation)
+            images, partner, lam = mix_images(batch.images, batch.mix), batch.mix.partner, batch.mix.lam
+            guests += int((partner >= feed.batch).sum())
+            targets = [F.one_hot(labels, CLASSES) for labels in (batch.labels[: feed.batch], batch.labels[partner])]
+            target = lam[:, None] * targets[0] + (1 - lam[:, None]) * targets[1]
+            for row, position in enumerate(feed.positions(step, micro)[: feed.batch]):
+                if position != NONE and batch.weights[row]:
+                    seen[step, int(feed.slots[micro, row])] = (
+                        images[row].numpy().tobytes() + target[row].numpy().tobytes()
+                    )
+    return seen, guests
+
+
+@pytest.mark.parametrize("batch_size", [22, 9])
+def test_what_the_model_sees_does_not_depend_on_topology(dataset: Path, batch_size: int) -> None:
+    reference, guests = seen_by_the_model(dataset, batch_size, world=1, limit=64)
+    assert guests == 0 and len(reference) == len(set(reference.values())) == 2 * (SAMPLES - 1)
+    for world, limit in ((1, 5), (2, 64), (3, 3)):
+        again, guests = seen_by_the_model(dataset, batch_size, world, limit)
+        assert guests > 0 and again == reference, (world, limit)
