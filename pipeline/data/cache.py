@@ -108,8 +108,10 @@ class Folder:
                         raise TimeoutError from None
                     time.sleep(uniform(0.001, 0.02))
             ledger = Ledger(fd)
-            yield ledger
-            ledger.write()
+            try:
+                yield ledger
+            finally:
+                ledger.write()
         finally:
             os.close(fd)
 
@@ -121,7 +123,9 @@ class Folder:
             self._scan(ledger, size)
             if not self._fits(ledger, size):
                 self._full_until = time.monotonic() + FULL_S
-                say_full(ledger, self.path, f"{human_bytes(ledger.used)} of {human_bytes(self.limit)} are in use")
+                used = f"{human_bytes(ledger.used)} of {human_bytes(self.limit)} are in use"
+                full = ledger.used + size > self.limit
+                say_full(ledger, self.path, used if full else f"{used}, and its disk has no room for more")
                 return False
         ledger.used += size
         ledger.write()  # before the file is there: a kill may leave too much counted, never too little
@@ -173,7 +177,9 @@ class Ledger:
 
     def write(self) -> None:
         """Keeps what was changed. Raises OSError."""
-        os.pwrite(self._fd, json.dumps({"used": self.used, "said": self.said}).ljust(80).encode(), 0)
+        body = json.dumps({"used": self.used, "said": self.said}).ljust(80).encode()
+        os.pwrite(self._fd, body, 0)
+        os.ftruncate(self._fd, len(body))
 
 
 def say_full(ledger: Ledger, folder: Path, why: str) -> None:

@@ -127,15 +127,17 @@ class Storage:
         """A shard in the cache. Raises _NotHere; Unreadable where it is another."""
         assert self._folder is not None
         shard = self._manifest.shards[number]
-        try:
+        copy = None
+        with suppress(OSError):
             copy = self._folder.open(_wanted(shard))
-            if copy is not None:
-                with self._lock:
-                    self._cache_hits += 1
-                return copy
-            if at_once:
-                raise _NotHere
-            self._check_resigned(shard.name)
+        if copy is not None:
+            with self._lock:
+                self._cache_hits += 1
+            return copy
+        if at_once:
+            raise _NotHere
+        self._check_resigned(shard.name)
+        try:
             return fetch(self._folder, _wanted(shard), lambda: self._original(number), 2 * self._patience.seconds)
         except AnotherFile as error:
             raise self._resign(shard.name, _RESIGNED_S, f"the shard is {error}") from None

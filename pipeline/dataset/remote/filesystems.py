@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 from concurrent.futures import Future
 from functools import lru_cache
 from importlib import import_module
@@ -12,6 +13,7 @@ from pipeline.dataset.remote.urls import check_scheme, is_http, scheme_of
 
 _EXTRAS: Final = {"s3": "s3", "gs": "gcs", "gcs": "gcs", "http": "http"}
 _CONNECTIONS: Final = 64
+_LOCK = threading.Lock()  # or threads that begin together would open as many
 
 
 def filesystem(url: str, silence: float) -> Any:
@@ -20,7 +22,8 @@ def filesystem(url: str, silence: float) -> Any:
     `silence`: seconds without a byte after which a request to S3 has failed. Raises UsageError.
     """
     check_scheme(url)
-    return _opened("http" if is_http(url) else scheme_of(url), silence, os.getpid())
+    with _LOCK:
+        return _opened("http" if is_http(url) else scheme_of(url), silence, os.getpid())
 
 
 def start_get(url: str, offset: int, limit: int, silence: float) -> Future[bytes]:
