@@ -122,7 +122,7 @@ def test_a_label_that_tar_and_index_disagree_on_is_a_hole(data, tmp_path):
     rows[3] = replace(rows[3], labels=((rows[3].labels[0] + 1) % 5,))
     write_index(path, rows)
     run = write_run(tmp_path / "run.yaml", damaged, epochs=1)
-    train(run, 2)
+    train(run, 2, "--set", "data.max_hole_rate=0.01")
     (hole,) = read_lines(run.with_suffix("") / "holes.jsonl")
     assert hole["key"] == rows[3].key and "label" in hole["cause"]
 
@@ -171,12 +171,14 @@ def test_unreadable_samples_are_holes_and_move_nothing(data, undisturbed, tmp_pa
         file.seek(row.offset)
         file.write(b"not an image")
     run = write_run(tmp_path / "run.yaml", damaged, data[1])
-    done = train(run, 2)
+    done = train(run, 2, "--set", "data.max_hole_rate=0.01")
     holes = list(read_lines(run.with_suffix("") / "holes.jsonl"))
     assert [(h["key"], h["epoch"], h["shard"], h["offset"]) for h in holes] == [
         (row.key, epoch, "shard-000001.tar", row.offset) for epoch in range(3)
     ]
-    assert all(h["cause"] for h in holes) and done.stdout.count("hole: sample") == 3
+    assert (
+        all(h["cause"] for h in holes) and done.stdout.count("hole: shard-000001.tar: ") == 3
+    )  # a line, and one at the end of each epoch that has more
     differ = [s for s, line in steps_of(run).items() if line["batch_digest"] != undisturbed[s]["batch_digest"]]
     assert differ == [h["step"] for h in holes]
     certificates = list(read_lines(run.with_suffix("") / "digest.jsonl"))
@@ -190,8 +192,16 @@ def test_too_many_holes_stop_the_run_and_name_the_file(data, tmp_path):
     run = write_run(tmp_path / "run.yaml", damaged, data[1])
     done = vitstream("train", run, "--nproc", 2)
     assert done.returncode == 1
-    assert "max_hole_rate" in done.stderr and "holes.jsonl" in done.stderr
-    assert verdict_of(run, 0)["cause"] == "data"
+    one_line(done, "data.max_hole_rate", "holes.jsonl", "shard-000001.tar: cannot read: No such file", code=1)
+    verdict = verdict_of(run, 0)
+    assert (verdict["cause"], verdict["resumable"]) == ("data", True)
+    (saved,) = checkpoints(run)
+    assert saved.name == f"step-{verdict['step']:08d}"
+    (damaged / "shards" / "shard-000001.tar").symlink_to(data[0] / "shards" / "shard-000001.tar")  # mended
+    train(run, 2)
+    certificates = list(read_lines(run.with_suffix("") / "digest.jsonl"))
+    assert [c["exactly_once"] for c in certificates] == [True] * 3
+    assert certificates[0]["holes"] > 0 and certificates[2]["holes"] == 0
 
 
 def test_a_dataset_that_changed_is_refused(copy, tmp_path):
