@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.checkpoint.manifest import CheckpointManifest, Damaged, published, read_checkpoint_manifest
 from pipeline.config import Config, differences, load_config
+from pipeline.data.cache import open_folder
 from pipeline.data.corpus import Corpus, Member, open_corpus, open_member
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.location import Location
@@ -46,6 +47,8 @@ def prepare(run_yaml: Path, overrides: list[str], world_size: int, from_scratch:
     val = open_member(config.data.val, "data.val") if config.data.val else None
     if val is not None and val.manifest.classes != train.classes:
         raise UsageError(f"data.val: {val.location} has other classes than data.train, {train.members[0].location}")
+    if config.data.cache is not None:
+        open_folder(config.data.cache, [member.location for member in (*train.members, *filter(None, [val]))])
     run = RunDirectory(config.run_dir)
     run.create()
     if from_scratch:

@@ -13,7 +13,15 @@ from pipeline.dataset.remote.urls import check_scheme, is_http, scheme_of
 
 _EXTRAS: Final = {"s3": "s3", "gs": "gcs", "gcs": "gcs", "http": "http"}
 _CONNECTIONS: Final = 64
-_LOCK = threading.Lock()  # or threads that begin together would open as many
+_lock = threading.Lock()  # or threads that begin together would open as many
+
+
+def _unlock() -> None:
+    global _lock
+    _lock = threading.Lock()  # who held it is not in a forked process
+
+
+os.register_at_fork(after_in_child=_unlock)
 
 
 def filesystem(url: str, silence: float) -> Any:
@@ -22,7 +30,7 @@ def filesystem(url: str, silence: float) -> Any:
     `silence`: seconds without a byte after which a request to S3 has failed. Raises UsageError.
     """
     check_scheme(url)
-    with _LOCK:
+    with _lock:
         return _opened("http" if is_http(url) else scheme_of(url), silence, os.getpid())
 
 
