@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tests.soak import prep_kills, prep_sources, stream_kills
+from tests.soak import prep_kills, prep_sources, stream_faults, stream_kills
 
 
 @pytest.mark.parametrize(
@@ -31,10 +31,16 @@ def test_failing_sources_and_disks_end_in_the_same_files(kind, tmp_path):
     "trial",
     [
         {"seed": 105, "world": 3, "workers": 1, "batch": 48, "other_batch": True, "rich": True, "kills": 2},
-        {"seed": 106, "world": 2, "workers": 3, "batch": 80, "other_batch": False, "rich": True, "kills": 3},
-        {"seed": 107, "world": 4, "workers": 0, "batch": 48, "other_batch": False, "rich": False, "kills": 2},
+        {"seed": 106, "world": 2, "workers": 3, "batch": 48, "other_batch": False, "rich": True, "kills": 3},
     ],
     ids=lambda trial: f"{trial['world']} ranks, {trial['workers']} workers",
 )
 def test_killed_readers_go_on_with_the_same_batches(trial, tmp_path):
     assert stream_kills.run(trial, tmp_path)["faults"] == trial["kills"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "above"), [("corrupt", False), ("deleted", True)], ids=["corrupt, tolerated", "deleted, stopped"]
+)
+def test_unreadable_data_is_left_out_or_stops_the_run(kind, above, tmp_path):
+    assert stream_faults.run({"seed": 108, "kind": kind, "above": above}, tmp_path)["holes"] > 0
