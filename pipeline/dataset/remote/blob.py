@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 from urllib.parse import unquote
 
 from pipeline.dataset.blob import Unreadable
-from pipeline.dataset.errors import UsageError
+from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.remote import objects, ranges
 from pipeline.dataset.remote.patience import Missing, NoAnswer, Patience, Refused, Unexpected, persist
 from pipeline.dataset.remote.traffic import Traffic
@@ -40,7 +40,7 @@ class RemoteBlob:
 
         Raises:
             Unreadable: the server refuses, or does not answer.
-            UsageError, WorkFailed: no credentials, or they are refused: of no file anything will be had.
+            WorkFailed: no credentials, or they are refused: nothing will be had of any file.
         """
         return self._persist(lambda: self._read_once(offset, length))
 
@@ -70,6 +70,8 @@ class RemoteBlob:
             result = persist(once, patience, self._traffic.again)
         except Refused as error:
             raise Unreadable(str(error)) from None
+        except UsageError as error:
+            raise WorkFailed(str(error)) from None
         except NoAnswer as error:
             self._resigned = True
             raise Unreadable(str(error)) from None

@@ -184,3 +184,15 @@ def test_damaged_indexes_are_named_and_missing_ones_are_unreadable(server):
         assert ShardIndex(RemoteBlob("s3://indexes/flipped")).row(4000) == ROWS[4000]
         with pytest.raises(Unreadable, match=r"^does not exist$"):
             ShardIndex(RemoteBlob("s3://indexes/missing"))
+
+
+def test_credentials_that_are_missing_stop_everything(server, tmp_path):
+    endpoint, _ = server
+    with connected(endpoint, seconds=2), pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+            patch.delenv(name, raising=False)
+        patch.setenv("HOME", str(tmp_path))
+        with pytest.raises(WorkFailed, match="no AWS credentials"):
+            RemoteBlob("s3://blobs/plain.tar").read(0, 1)
+        with pytest.raises(UsageError, match="no AWS credentials"):
+            read_manifest("s3://datasets")
