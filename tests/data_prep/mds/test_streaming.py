@@ -12,6 +12,7 @@ from PIL import Image
 from data_prep.adopt.adopt import adopt
 from data_prep.audit.dataset import verify
 from data_prep.mds.convert import convert as again
+from pipeline.dataset.containers import open_shard
 from pipeline.dataset.manifest import Manifest, read_manifest
 from tests.data_prep.adopt.tars import photo, write_tar
 from tests.datasets import make_dataset
@@ -59,7 +60,7 @@ def contents(dataset: Path) -> tuple[list, Manifest]:
     found = []
     for number in range(manifest.samples):
         shard, row = reader.locate(number)
-        packed = reader._file(shard).read(row)
+        packed = open_shard(manifest.container, dataset / "shards" / shard).read(row)
         found.append((packed.key, packed.data, packed.labels, row.width, row.height))
     return found, manifest
 
