@@ -37,16 +37,7 @@ def prepare(run_yaml: Path, overrides: list[str], world_size: int, from_scratch:
         UsageError: what is wrong, and the fix.
     """
     config = load_config(run_yaml, overrides)
-    if config.batch_size < world_size:
-        raise UsageError(
-            f"batch_size: {config.batch_size} is smaller than the {world_size} ranks: "
-            f"raise it to {world_size} or more, or start fewer ranks"
-        )
-    zero_template(config)
-    train = open_corpus(config.data.train)
-    val = open_member(config.data.val, "data.val") if config.data.val else None
-    if val is not None and val.manifest.classes != train.classes:
-        raise UsageError(f"data.val: {val.location} has other classes than data.train, {train.members[0].location}")
+    train, val = open_data(config, world_size)
     if config.data.cache is not None:
         open_folder(config.data.cache, [member.location for member in (*train.members, *filter(None, [val]))])
     run = RunDirectory(config.run_dir)
@@ -64,6 +55,21 @@ def prepare(run_yaml: Path, overrides: list[str], world_size: int, from_scratch:
         )
     changed = _compare(config, newest)
     return Prepared(config, run, train, val, changed)
+
+
+def open_data(config: Config, world_size: int) -> tuple[Corpus, Member | None]:
+    """What is trained on and evaluated, once all that needs no run folder has been checked. Raises UsageError."""
+    if config.batch_size < world_size:
+        raise UsageError(
+            f"batch_size: {config.batch_size} is smaller than the {world_size} ranks: "
+            f"raise it to {world_size} or more, or start fewer ranks"
+        )
+    zero_template(config)
+    train = open_corpus(config.data.train)
+    val = open_member(config.data.val, "data.val") if config.data.val else None
+    if val is not None and val.manifest.classes != train.classes:
+        raise UsageError(f"data.val: {val.location} has other classes than data.train, {train.members[0].location}")
+    return train, val
 
 
 def _compare(config: Config, newest: CheckpointManifest) -> tuple[str, ...]:

@@ -1,0 +1,60 @@
+"""`vitstream plan`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLE = "Example: vitstream plan run.yaml --nodes 8 --gpus-per-node 8 --memory 1TB"
+
+
+def plan(
+    run: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run's configuration.", show_default=False)],
+    nproc: Annotated[
+        int | None, typer.Option(min=1, help="Processes on this machine, as train takes it.", show_default=False)
+    ] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Default: slurm.nodes, or 1.", show_default=False)] = None,
+    gpus_per_node: Annotated[
+        int | None, typer.Option(min=1, help="Ranks of a node. Default: slurm's, or 1.", show_default=False)
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="A node's, as 512GB. Default for one node: this one's.", show_default=False),
+    ] = None,
+    images_per_s: Annotated[
+        float | None,
+        typer.Option(min=1e-6, help="What a rank trains. Default: an H100 at 40 % of its peak.", show_default=False),
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of RUN.yaml; repeatable.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """What a run will read and need: steps, bytes, requests, memory, cache; before anything starts.
+
+    Computed from RUN.yaml and the datasets' manifests; no image is read, nothing is written.
+    Exit codes: 0 done, 2 wrong usage or input, or a run that cannot work.
+    """
+    from json import dumps
+
+    from pipeline.cli.output import say
+    from pipeline.config import load_config
+    from pipeline.data.recipe import machine_memory_bytes
+    from pipeline.dataset.errors import UsageError
+    from pipeline.dataset.quantities import parse_bytes
+    from pipeline.launch.plan import Machines, make_plan
+    from pipeline.launch.plan_lines import as_lines
+    from pipeline.launch.preflight import open_data
+
+    if nproc and (nodes or gpus_per_node):
+        raise UsageError("plan: takes --nproc, or --nodes and --gpus-per-node")
+    config = load_config(run, set_ or [])
+    slurm = None if nproc else config.slurm
+    per_node = nproc or gpus_per_node or (slurm and (slurm.gpus_per_node or slurm.tasks_per_node)) or 1
+    nodes = nodes or (slurm.nodes if slurm else 1)
+    known = parse_bytes(memory, "--memory") if memory else None
+    here = nodes == 1 and slurm is None
+    machines = Machines(nodes, per_node, known or (machine_memory_bytes() if here else None), images_per_s)
+    corpus, _ = open_data(config, machines.ranks)
+    made = make_plan(config, corpus, machines)
+    say(*([dumps(made.to_json())] if json else as_lines(made)))

@@ -1,0 +1,93 @@
+"""What reading in this order will be like, before any of it is read: requests, bytes, and how well it shuffles. Pure.
+
+Both are measured on the order itself, by asking it for a few hundred reads from all over an epoch.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.data.corpus import Corpus
+from pipeline.data.order import SampleOrder, slot_owners
+from pipeline.data.spans import spans
+
+_READS = 512  # looked at
+_BATCHES = 64
+
+
+@dataclass(frozen=True)
+class Requests:
+    """How samples come, in the middle of a run."""
+
+    per_sample: float  # requests for each sample that is used
+    bytes_each: float  # of a request, on average
+    alone: float  # share of the samples that come by a request of their own
+    amplification: float  # bytes that are read, over bytes that are used
+
+    def with_room_for(self, share: float) -> "Requests":
+        """The same where only this share of the windows has room, and other samples are read one by one."""
+        one = self.per_sample * self.bytes_each / self.amplification  # bytes of a sample
+        per_sample = share * self.per_sample + (1 - share)
+        amplification = share * self.amplification + (1 - share)
+        return Requests(per_sample, one * amplification / per_sample, share * self.alone + (1 - share), amplification)
+
+
+def requests_of(
+    corpus: Corpus, order: SampleOrder, batch_size: int, world_size: int, rows: int, workers: int, gap: int
+) -> Requests:
+    """The requests of a run with this global batch, of micro-batches of so many rows, by so many workers per rank.
+
+    There is room for all windows. A sample brings along what the same worker needs of its chunk, in ranges that join
+    samples less than `gap` bytes apart (window.py). Samples are taken to be of their dataset's mean size.
+    """
+    consumed = np.random.default_rng(0).integers(0, order.samples, _READS)
+    epochs, ids = order.at(consumed)
+    chunks = [order.chunk_of(sample) for sample in ids.tolist()]
+    lengths = [stop - first for first, stop in chunks]
+    neighbours = np.concatenate([np.arange(first, stop) for first, stop in chunks])
+    slots = order.when(np.repeat(epochs, lengths), neighbours) % batch_size
+    readers = readers_of_slots(batch_size, world_size, order.lanes, rows, workers)[slots]
+    members = np.searchsorted(corpus.starts, ids, side="right") - 1
+    sizes = np.array([m.bytes / m.manifest.samples for m in corpus.members])[members]
+
+    requests, read, alone = np.zeros(_READS), np.zeros(_READS), 0
+    for n, (of_chunk, sample) in enumerate(zip(np.split(readers, np.cumsum(lengths)[:-1]), ids.tolist(), strict=True)):
+        size, inside = int(sizes[n]), sample - chunks[n][0]
+        mine = np.flatnonzero(of_chunk == of_chunk[inside])
+        found = spans([(int(place) * size, size) for place in mine], gap)
+        span = next(s for s in found if s.offset <= inside * size < s.offset + s.length)
+        requests[n], read[n] = 1 / len(span.members), span.length / len(span.members)
+        alone += len(span.members) == 1
+    each = float(read.mean() / requests.mean())
+    return Requests(float(requests.mean()), each, alone / _READS, float(read.mean() / sizes.mean()))
+
+
+def readers_of_slots(batch_size: int, world_size: int, lanes: int, rows: int, workers: int) -> np.ndarray:
+    """int64 [batch_size]: who reads each slot, as rank * workers + worker."""
+    owners = slot_owners(batch_size, world_size, lanes)
+    by_rank = np.argsort(owners, kind="stable")
+    first = np.searchsorted(owners[by_rank], np.arange(world_size))
+    nth = np.empty(batch_size, np.int64)  # of the rank's slots
+    nth[by_rank] = np.arange(batch_size) - first[owners[by_rank]]
+    worker_starts = np.arange(workers) * rows // workers
+    return owners * workers + np.searchsorted(worker_starts, nth % rows, side="right") - 1
+
+
+def shuffle_quality(order: SampleOrder, classes: int, batch_size: int) -> float | None:
+    """Chi-square of a global batch's class counts per degree of freedom, if each dataset lay sorted by class.
+
+    1 is an ideal shuffle; a batch of neighbours would have hundreds. The mean over batches from all over an epoch.
+    None where there is one class, or no whole batch in an epoch.
+    """
+    steps = order.samples // batch_size
+    if classes < 2 or steps == 0:
+        return None
+    batches = min(steps, max(4, min(_BATCHES, 2**18 // batch_size)))
+    ratios = []
+    for step in (np.arange(2 * batches)[1::2] * steps // (2 * batches)).tolist():
+        parts, local = order.parts(order.at(step * batch_size + np.arange(batch_size))[1])
+        samples = np.array([order.part_samples(part) for part in range(int(parts.max()) + 1)])
+        counts = np.bincount(local * classes // samples[parts], minlength=classes)
+        expected = batch_size / classes
+        ratios.append(((counts - expected) ** 2 / expected).sum() / (classes - 1))
+    return float(np.mean(ratios))

@@ -1,0 +1,319 @@
+"""What a run will need and how long it is, computed before anything is started. Torch-free; no image is read.
+
+All follows from the configuration, the manifests and the order: nothing is measured but the order itself. What cannot
+work is refused, what will be slow is a warning.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from pipeline.config import Config
+from pipeline.data.corpus import Corpus, fit_order
+from pipeline.data.feed import TrainFeed
+from pipeline.data.forecast import Requests, requests_of, shuffle_quality
+from pipeline.data.mixture import Mixture
+from pipeline.data.order import Order, SampleOrder
+from pipeline.data.recipe import MEMORY_SHARE
+from pipeline.data.ring import Shape
+from pipeline.data.spans import LOCAL_GAP, REMOTE_GAP
+from pipeline.data.storage import MAX_OPEN
+from pipeline.dataset.errors import UsageError
+from pipeline.dataset.index import MAX_REMOTE_BATCHES, ROWS_PER_BATCH
+from pipeline.dataset.quantities import human_bytes
+from pipeline.models.flops import PEAK_BF16, train_flops
+
+ASSUMED_GPU: Final = "H100"
+ASSUMED_MFU: Final = 0.4
+S3_REQUESTS_PER_S: Final = 5500  # GETs of one prefix, as AWS documents
+GOOD_SHUFFLE: Final = 1.1
+MANY_ALONE: Final = 0.25
+
+
+@dataclass(frozen=True)
+class Machines:
+    """What the run is planned for."""
+
+    nodes: int
+    ranks_per_node: int
+    memory: int | None  # bytes of a node; None where that is not known
+    images_per_s: float | None  # of a rank; None: as ASSUMED_GPU at ASSUMED_MFU
+
+    @property
+    def ranks(self) -> int:
+        return self.nodes * self.ranks_per_node
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long the run is."""
+
+    samples: int  # read in all, repeats included
+    epochs: float  # of all datasets' samples together
+    steps: int
+    batch_size: int
+    last_batch: int  # samples of the last step
+    ranks: int
+    accumulation: int
+    micro_batch: int
+    images_per_s: float  # of a rank
+    assumed: bool  # whether that is our guess
+    hours: float  # at that rate
+
+
+@dataclass(frozen=True)
+class Part:
+    """What has epochs of its own: all datasets together, or each of a mixture."""
+
+    name: str
+    samples: int
+    bytes: int
+    share: float  # of the samples that are read
+    epochs: float  # of its own, in the run
+    lanes: int
+    chunk: int  # samples
+    window: int  # chunks
+    pool: int  # samples from which what a batch takes of this part is drawn
+    pool_bytes: int
+    window_bytes: int  # that all ranks together keep of it at most
+    tail: float  # share of an epoch that is shuffled as one block, and mostly read one by one
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Bytes of compressed images that are needed."""
+
+    sample: float
+    epoch: int
+    epoch_of_node: int
+    step: int
+    step_of_node: int
+    run: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of main memory for data, of a rank where nothing else is said."""
+
+    windows: int  # at most; half of it on average
+    limit: int | None  # loader.memory: chunks beyond it are read sample by sample
+    room: float  # share of the samples for which there is room, on average
+    read_ahead: int
+    ring: int  # of decoded images
+    node: int  # all of it, at most, for all ranks of a node
+    node_has: int | None
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Requests and bytes at the planned rate, once a run is under way."""
+
+    requests: Requests
+    requests_per_s: float  # of all ranks
+    index_requests_per_s: float  # further ones, of data that lies elsewhere
+    requests_per_s_of_node: float
+    bytes_per_s_of_node: float
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """What data.cache does."""
+
+    bytes: int
+    holds: float  # share of the data
+    fetched: int  # bytes from afar in the whole run, by all nodes
+    fetched_without: int  # the same without a cache
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All of it."""
+
+    length: Length
+    parts: tuple[Part, ...]
+    classes: int
+    shuffle: float | None  # see forecast.shuffle_quality
+    volume: Volume
+    memory: Memory
+    traffic: Traffic
+    cache: CachePlan | None
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def make_plan(config: Config, corpus: Corpus, machines: Machines) -> Plan:
+    """Raises UsageError where the run cannot work."""
+    order = fit_order(corpus, config.batch_size, config.seed)
+    total = config.total_samples(corpus.samples)
+    feed = TrainFeed(
+        order, config.batch_size, machines.ranks, 0, config.micro_batch_size, 0, total, config.augment.mixes
+    )
+    parts = _parts(corpus, order, total)
+    length = _length(config, corpus, machines, feed)
+    per_sample = sum(part.share * part.bytes / part.samples for part in parts)
+    volume = _volume(length, per_sample, corpus.samples, machines)
+    memory = _memory(config, parts, feed, per_sample, machines)
+    plan = Plan(
+        length=length,
+        parts=parts,
+        classes=len(corpus.classes),
+        shuffle=shuffle_quality(order, len(corpus.classes), config.batch_size),
+        volume=volume,
+        memory=memory,
+        traffic=_traffic(config, corpus, feed, length.images_per_s, memory.room, machines),
+        cache=_cache(config, corpus, volume.run, machines),
+        warnings=(),
+    )
+    return Plan(**(vars(plan) | {"warnings": tuple(_warnings(plan, corpus, config))}))
+
+
+def _length(config: Config, corpus: Corpus, machines: Machines, feed: TrainFeed) -> Length:
+    flops = train_flops(config.model.variant, config.model.image_size, config.model.pooling, len(corpus.classes))
+    rate = machines.images_per_s or ASSUMED_MFU * PEAK_BF16[ASSUMED_GPU] / flops
+    return Length(
+        samples=feed.total,
+        epochs=feed.total / corpus.samples,
+        steps=feed.steps,
+        batch_size=feed.batch_size,
+        last_batch=feed.count(feed.steps - 1),
+        ranks=machines.ranks,
+        accumulation=feed.accumulation,
+        micro_batch=feed.batch,
+        images_per_s=rate,
+        assumed=machines.images_per_s is None,
+        hours=feed.total / (rate * machines.ranks) / 3600,
+    )
+
+
+def _parts(corpus: Corpus, order: SampleOrder, total: int) -> tuple[Part, ...]:
+    orders: tuple[Order, ...] = order.orders if isinstance(order, Mixture) else (order,)
+    places = sum(order.shares) if isinstance(order, Mixture) else 1
+    parts = []
+    for number, own in enumerate(orders):
+        size = sum(member.bytes for member in corpus.members_of(number))
+        whole = own.chunk == 1 or not own.body  # a full permutation, of which nothing is kept for later
+        pool = own.samples if whole else min(own.lanes * own.window * own.chunk, own.samples)
+        parts.append(
+            Part(
+                name=corpus.name(number),
+                samples=own.samples,
+                bytes=size,
+                share=order.used(number, places) / places,
+                epochs=order.used(number, total) / own.samples,
+                lanes=own.lanes,
+                chunk=own.chunk,
+                window=own.window,
+                pool=pool,
+                pool_bytes=pool * size // own.samples,
+                window_bytes=0 if whole else max(pool, own.tail) * size // own.samples,
+                tail=own.tail / own.samples,
+            )
+        )
+    return tuple(parts)
+
+
+def _volume(length: Length, per_sample: float, samples: int, machines: Machines) -> Volume:
+    epoch, step = round(per_sample * samples), round(per_sample * length.batch_size)
+    return Volume(
+        sample=per_sample,
+        epoch=epoch,
+        epoch_of_node=epoch // machines.nodes,
+        step=step,
+        step_of_node=step // machines.nodes,
+        run=round(per_sample * length.samples),
+    )
+
+
+def _memory(config: Config, parts: tuple[Part, ...], feed: TrainFeed, per_sample: float, machines: Machines) -> Memory:
+    loader = config.loader
+    windows = sum(part.window_bytes for part in parts) // machines.ranks
+    limit = loader.memory
+    if limit is None and machines.memory is not None:
+        limit = machines.memory // MEMORY_SHARE // machines.ranks_per_node
+    read_ahead = round((loader.prefetch + loader.read_ahead) * feed.rows * per_sample)
+    ring = Shape(loader.prefetch + feed.accumulation, feed.rows, config.model.image_size).bytes
+    node = machines.ranks_per_node * (min(windows, limit or windows) + read_ahead + ring)
+    if machines.memory is not None and node > machines.memory:
+        raise UsageError(
+            f"loader: a node's {machines.ranks_per_node} ranks take {human_bytes(node)} for data, of the "
+            f"{human_bytes(machines.memory)} that it has: lower loader.memory, loader.read_ahead or loader.prefetch"
+        )
+    room = 1.0 if limit is None or windows == 0 else min(1.0, limit / (windows / 2))
+    return Memory(windows, limit, room, read_ahead, ring, node, machines.memory)
+
+
+def _traffic(
+    config: Config, corpus: Corpus, feed: TrainFeed, images_per_s: float, room: float, machines: Machines
+) -> Traffic:
+    remote = any(member.location.is_remote for member in corpus.members)
+    workers = min(max(1, config.loader.workers), feed.rows)
+    gap = REMOTE_GAP if remote else LOCAL_GAP
+    found = requests_of(corpus, feed.order, feed.batch_size, feed.world_size, feed.rows, workers, gap)
+    found = found.with_room_for(room)
+    rate = images_per_s * found.per_sample
+    shards = sum(len(member.manifest.shards) for member in corpus.members)
+    for_index = 0  # a request finds its rows in memory, or needs a batch of them, and that the index's end
+    if remote and corpus.samples > MAX_OPEN * MAX_REMOTE_BATCHES * ROWS_PER_BATCH:
+        for_index += 1
+    if remote and shards > MAX_OPEN:
+        for_index += 1
+    return Traffic(
+        requests=found,
+        requests_per_s=rate * machines.ranks,
+        index_requests_per_s=for_index * rate * machines.ranks,
+        requests_per_s_of_node=rate * machines.ranks_per_node,
+        bytes_per_s_of_node=rate * machines.ranks_per_node * found.bytes_each,
+    )
+
+
+def _cache(config: Config, corpus: Corpus, without: int, machines: Machines) -> CachePlan | None:
+    """A shard stays once it is in the cache, until that is full; the others are read by ranges, each by who needs it.
+
+    So a node that caches fetches what it holds once, its own share or not, and without a cache its share every epoch.
+    """
+    if config.data.cache is None:
+        return None
+    room, largest = config.data.cache.bytes, max(s.bytes for m in corpus.members for s in m.manifest.shards)
+    if room < largest:
+        raise UsageError(
+            f"data.cache.bytes: {human_bytes(room)} are less than a shard, the largest of which has "
+            f"{human_bytes(largest)}: raise it, or leave data.cache out"
+        )
+    holds = min(1.0, room / corpus.bytes)
+    fetched = round(machines.nodes * holds * corpus.bytes + (1 - holds) * without)
+    return CachePlan(room, holds, fetched, without)
+
+
+def _warnings(plan: Plan, corpus: Corpus, config: Config) -> list[str]:
+    found, memory, requests = [], plan.memory, plan.traffic.requests
+    if memory.room < 1:
+        found.append(
+            f"windows take {human_bytes(memory.windows // 2)} a rank on average, loader.memory is "
+            f"{human_bytes(memory.limit or 0)}: {1 - memory.room:.0%} of the samples are read one by one, which only a "
+            "local disk does well; raise it, or use more ranks"
+        )
+    elif requests.alone > MANY_ALONE and any(part.chunk > 1 for part in plan.parts):
+        found.append(
+            f"{requests.alone:.0%} of the samples are read one by one, as chunks are shared by ranks and workers: "
+            "take a batch_size that the ranks divide, with a large divisor up to 4,096"
+        )
+    if plan.shuffle is not None and plan.shuffle > GOOD_SHUFFLE:
+        found.append(
+            f"if the data lay sorted by class, batches would be mixed unevenly ({plan.shuffle:.2f}): "
+            "shuffle it when it is sharded"
+        )
+    asked = plan.traffic.requests_per_s + plan.traffic.index_requests_per_s
+    if asked > S3_REQUESTS_PER_S and any(m.location.text.lower().startswith("s3://") for m in corpus.members):
+        found.append(f"{asked:,.0f} requests/s: S3 answers {S3_REQUESTS_PER_S:,} for one prefix; use data.cache")
+    if plan.cache is not None and plan.cache.fetched > plan.cache.fetched_without:
+        found.append(
+            f"data.cache: fetches {human_bytes(plan.cache.fetched)} in all, without it the run would fetch "
+            f"{human_bytes(plan.cache.fetched_without)}: each node fetches what it keeps, needed there or not, "
+            "which pays where there are more epochs than nodes"
+        )
+    if plan.length.batch_size % plan.length.ranks:
+        most = plan.length.accumulation * plan.length.micro_batch
+        idle = 1 - plan.length.batch_size / (plan.length.ranks * most)
+        found.append(f"the {plan.length.ranks} ranks do not divide batch_size: {idle:.1%} of the slots are padding")
+    return found

@@ -1,0 +1,110 @@
+"""A plan as a person reads it."""
+
+from collections.abc import Iterator
+
+from pipeline.dataset.quantities import human_bytes
+from pipeline.launch.plan import ASSUMED_GPU, ASSUMED_MFU, Plan
+
+
+def as_lines(plan: Plan) -> list[str]:
+    """One line a fact, a title at the beginning of each group."""
+    groups = {
+        "run": _run(plan),
+        "data": _data(plan),
+        "order": _order(plan),
+        "reading": _reading(plan),
+        "memory": _memory(plan),
+        "cache": _cache(plan),
+        "warning": iter(plan.warnings),
+    }
+    lines = []
+    for title, facts in groups.items():
+        for number, fact in enumerate(facts):
+            repeated = number and title != "warning"
+            lines.append(f"{'' if repeated else title:9}{fact}")
+    return lines
+
+
+def _run(plan: Plan) -> Iterator[str]:
+    length = plan.length
+    last = f", the last of {length.last_batch:,}" if length.last_batch != length.batch_size else ""
+    steps = f"{length.steps:,} steps of {length.batch_size:,}{last}"
+    yield f"{steps}: {length.epochs:.4g} epochs, {length.samples:,} samples"
+    ranks = "the one rank" if length.ranks == 1 else f"each of {length.ranks:,} ranks"
+    yield f"{ranks} takes {length.accumulation} x {length.micro_batch} of a batch"
+    rate = f"{length.images_per_s:,.0f} images/s a rank"
+    guess = f" ({ASSUMED_MFU:.0%} of an {ASSUMED_GPU}'s peak; say yours with --images-per-s)" if length.assumed else ""
+    yield f"{_hours(length.hours)} at {rate}{guess}"
+
+
+def _data(plan: Plan) -> Iterator[str]:
+    for part in plan.parts:
+        line = f"{part.name}: {part.samples:,} samples, {human_bytes(part.bytes)}"
+        line += f", {human_bytes(part.bytes // part.samples)} each"
+        if len(plan.parts) > 1:
+            line += f"; {part.share:.1%} of what is read, {part.epochs:.4g} epochs of its own"
+        yield line
+    volume = plan.volume
+    of_node = f", {human_bytes(volume.epoch_of_node)} of it by each node" if _many_nodes(plan) else ""
+    yield f"an epoch reads {human_bytes(volume.epoch)}{of_node}; the run {human_bytes(volume.run)}"
+    of_node = f", {human_bytes(volume.step_of_node)} of it by each node" if _many_nodes(plan) else ""
+    yield f"a step reads {human_bytes(volume.step)}{of_node}"
+
+
+def _order(plan: Plan) -> Iterator[str]:
+    for part in plan.parts:
+        of = f"{part.name}: " if len(plan.parts) > 1 else ""
+        if not part.window_bytes:
+            yield f"{of}every epoch is one full permutation: each sample is read by itself"
+            continue
+        yield f"{of}{part.lanes:,} lanes, chunks of {part.chunk}, windows of {part.window} chunks, tail {part.tail:.2%}"
+        yield f"{of}drawn from a pool of {part.pool:,} samples, {human_bytes(part.pool_bytes)}"
+    if plan.shuffle is not None:
+        yield f"shuffle: chi-square {plan.shuffle:.2f} of a batch's classes if the data lay sorted (1 is ideal)"
+
+
+def _reading(plan: Plan) -> Iterator[str]:
+    traffic, requests = plan.traffic, plan.traffic.requests
+    per_request = 1 / requests.per_sample
+    more = f", {requests.amplification - 1:.1%} of it for nothing" if requests.amplification > 1.001 else ""
+    yield f"requests of {human_bytes(round(requests.bytes_each))}{more}, {per_request:.1f} samples each"
+    yield f"{requests.alone:.1%} of the samples come by a request of their own"
+    node = f"{traffic.requests_per_s_of_node:,.1f} requests/s, {human_bytes(round(traffic.bytes_per_s_of_node))}/s"
+    whole = (
+        f"; all nodes {traffic.requests_per_s:,.1f} requests/s" if plan.volume.epoch > plan.volume.epoch_of_node else ""
+    )
+    yield f"at the rate above a node asks for {node}{whole}"
+    if traffic.index_requests_per_s:
+        yield f"and {traffic.index_requests_per_s:,.1f} small ones for indexes, of all nodes"
+
+
+def _memory(plan: Plan) -> Iterator[str]:
+    memory = plan.memory
+    limit = f" (at most {human_bytes(memory.limit)}, loader.memory)" if memory.limit is not None else ""
+    yield f"a rank: windows {human_bytes(memory.windows // 2)}, at times {human_bytes(memory.windows)}{limit}"
+    yield f"a rank: read-ahead {human_bytes(memory.read_ahead)}, ring of decoded images {human_bytes(memory.ring)}"
+    has = f" of {human_bytes(memory.node_has)}" if memory.node_has is not None else ""
+    yield f"a node: at most {human_bytes(memory.node)}{has} for data"
+
+
+def _cache(plan: Plan) -> Iterator[str]:
+    cache = plan.cache
+    if cache is None:
+        return
+    if cache.holds == 1:
+        yield f"{human_bytes(cache.bytes)} hold all of the data, on each node"
+    else:
+        rest = "the rest is read by ranges in every epoch"
+        yield f"{human_bytes(cache.bytes)} hold {cache.holds:.1%} of the data on each node; {rest}"
+    less = f"{human_bytes(cache.fetched)} are fetched in all; without a cache {human_bytes(cache.fetched_without)}"
+    yield f"{less} ({cache.fetched / cache.fetched_without:.2f} times)"
+
+
+def _many_nodes(plan: Plan) -> bool:
+    return plan.volume.epoch_of_node < plan.volume.epoch
+
+
+def _hours(hours: float) -> str:
+    if hours < 1:
+        return f"{hours * 60:.1f} minutes"
+    return f"{hours:,.1f} hours" if hours < 72 else f"{hours / 24:,.1f} days"
