@@ -6,7 +6,7 @@ All state that a resume needs is `Progress` and the engine's tensors. Everything
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,7 +17,7 @@ from pipeline.checkpoint.restore import choose_checkpoint
 from pipeline.checkpoint.state import optimizer_step, set_optimizer_step, slices_to_restore, slices_to_save
 from pipeline.data.corpus import fit_order, order_from_json
 from pipeline.data.feed import TrainFeed
-from pipeline.data.ledger import Account, Ledger
+from pipeline.data.ledger import Ledger
 from pipeline.data.loader import Loader
 from pipeline.data.order import SampleOrder
 from pipeline.data.recipe import Recipe
@@ -176,15 +176,16 @@ class Trainer:
             say=self.console.say,
         )
 
-    def _known_holes(self, in_checkpoint: dict[str, Any]) -> dict[tuple[int, int], str]:
+    def _known_holes(self, in_checkpoint: dict[str, dict[str, list[int]]]) -> dict[tuple[int, int], str]:
         """(epoch, sample id) -> cause: what the steps that are done again have to leave out again."""
-        progress, self.holes, found = self.progress, Holes(self.run.holes), []
-        if self.world.is_main and not self.from_scratch:
-            fingerprint = self.prepared.train.fingerprint
-            found = known_holes(progress.order, fingerprint, progress.consumed, in_checkpoint, self.run.holes)
-        for part, epoch, sample, cause in self.world.broadcast(found):
-            self.holes.known.setdefault(Account(part, epoch), {})[sample] = cause
-        return to_repeat(progress.order, progress.consumed, self.holes.known)
+        order, consumed, found = self.progress.order, self.progress.consumed, []
+        if self.world.is_main:
+            found = known_holes(order, self.prepared.train.fingerprint, consumed, in_checkpoint, self.run.holes)
+        self.holes = Holes.of(self.run.holes, self.world.broadcast(found))
+        repeated = to_repeat(order, consumed, self.holes.known)
+        if repeated:
+            self.console.say(f"{len(repeated):,} samples of steps that are done again were holes there, and are again")
+        return repeated
 
     def _load(self, recipe: Recipe, in_use: int) -> Loader:
         loader = self.config.loader
@@ -269,13 +270,12 @@ class Trainer:
         measured = classify(self.engine.module, config, world, val.manifest, batches)
         batches.close()
         body = {"eval": "val", "step": self.progress.step, "consumed": self.progress.consumed}
-        numbers = {"accuracy": measured.accuracy, "loss": measured.loss}
-        self.journal.evaluation(body | {"samples": measured.samples, "holes": measured.holes} | numbers)
+        body |= {"samples": measured.samples, "holes": measured.holes}
+        body |= {"accuracy": measured.accuracy, "loss": measured.loss}
         self.console.say(
-            f"step {self.progress.step:,}: accuracy {measured.accuracy:.2%}, loss {measured.loss:.4f} "
-            f"on all {measured.samples:,} validation samples"
+            f"step {self.progress.step:,}: accuracy {measured.accuracy:.2%}, loss {measured.loss:.4f} {measured.on}"
         )
-        return self.journal.evaluation_holes(self.progress.step, list(measured.mine), val.manifest.samples)
+        return self.journal.evaluation(body, list(measured.unread), val.manifest.samples)
 
     def _save_if_new(self, required: bool) -> None:
         """Publishes a checkpoint of this step. Where it is not `required`, a failure is said and the run goes on."""

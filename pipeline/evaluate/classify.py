@@ -23,7 +23,14 @@ class Classification:
     holes: int
     accuracy: float
     loss: float
-    mine: tuple[tuple[Account, Hole], ...] = ()  # this rank's holes
+    unread: tuple[tuple[Account, Hole], ...] = ()  # this rank's holes
+
+    @property
+    def on(self) -> str:
+        """What was measured on, in words."""
+        if not self.holes:
+            return f"on all {self.samples:,} validation samples"
+        return f"on {self.samples:,} of {self.samples + self.holes:,} validation samples; the others are holes"
 
 
 @torch.no_grad()

@@ -38,18 +38,29 @@ class Holes:
     _first: dict[Kind, Line] = field(default_factory=dict)
     _told: Counter[Kind] = field(default_factory=Counter)
 
+    @classmethod
+    def of(cls, file: Path, known: Iterable[tuple[int, int, int, str]]) -> "Holes":
+        """Of an attempt that begins. `known` as `known_holes` found them."""
+        holes = cls(file)
+        for part, epoch, sample, cause in known:
+            holes.known.setdefault(Account(part, epoch), {})[sample] = cause
+        return holes
+
     def add(self, lines: Iterable[Line]) -> list[str]:
         """Takes note of holes. Returns what is to be said: a line for each (shard, cause) not named before."""
         for line in lines:
-            ids = self.known.setdefault(Account(line["part"], line["epoch"]), {})
-            if line["sample"] in ids:  # an earlier attempt said so
+            if self.has(line):  # an earlier attempt said so
                 continue
-            ids[line["sample"]] = line["cause"]
+            self.known.setdefault(Account(line["part"], line["epoch"]), {})[line["sample"]] = line["cause"]
             kind = (line["shard"], line["cause"])
             self.fresh += 1
             self.kinds[kind] += 1
             self._first.setdefault(kind, line)
         return self._say([kind for kind, _ in self.kinds.most_common() if kind not in self._told])
+
+    def has(self, line: Line) -> bool:
+        """Whether it is known."""
+        return line["sample"] in self.known.get(Account(line["part"], line["epoch"]), ())
 
     def end_of_epoch(self, under_way: Collection[Account]) -> list[str]:
         """Forgets the holes of accounts that have ended. Returns a line for each kind that has grown since its last."""

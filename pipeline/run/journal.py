@@ -4,8 +4,11 @@ Nothing waits for the device between flushes; a flush is one reduction and one c
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import astuple, dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
 
 import torch
 
@@ -16,11 +19,10 @@ from pipeline.data.order import SampleOrder
 from pipeline.data.read import Hole
 from pipeline.dataset.errors import WorkFailed
 from pipeline.distributed import World
-from pipeline.run import starvation
 from pipeline.run.directory import RunDirectory
 from pipeline.run.holes import Holes, hole_line, short
 from pipeline.run.metrics import JsonLines
-from pipeline.run.starvation import Waits, Watch
+from pipeline.run.starvation import Waits, Watch, could_feed
 from pipeline.step import StepResult
 
 
@@ -50,11 +52,13 @@ class Journal:
     say: Callable[[str], None]
     pending: list[tuple[StepFacts, StepResult]] = field(default_factory=list)
     pending_holes: list[dict] = field(default_factory=list)
+    used: int = 0  # samples of this attempt, holes included
 
     def __post_init__(self) -> None:
-        self._read = 0  # samples of this attempt
-        self._watch = Watch(self.config, any(member.location.is_remote for member in self.corpus.members))
+        self.evaluated: dict[str, Holes] = {}  # name of an evaluation -> its holes so far
         if self.world.is_main:
+            remote = any(member.location.is_remote for member in self.corpus.members)
+            self.watch = Watch(self.config, remote)
             self.metrics = JsonLines(self.run.metrics)
             self.digests = JsonLines(self.run.digests)
             self.hole_lines = JsonLines(self.run.holes)
@@ -75,56 +79,61 @@ class Journal:
         if not self.pending:
             return []
         lines = self._lines()
+        self.used += sum(facts.count for facts, _ in self.pending)
         self.pending.clear()
         if any(line["holes"] for line in lines):  # known to all ranks alike
             self._gather_holes()
-        self._read += sum(line["count"] for line in lines)
         certificates = self.ledger.certify(self.order, self.corpus, lines[-1]["consumed"])
         if self.world.is_main:
-            self.metrics.add([{key: value for key, value in line.items() if key != "count"} for line in lines])
+            self.metrics.add(lines)
             self.digests.add(certificates)
             self._try_to_sync()
-        for c in certificates:
-            check(c)
-            self._certified(c)
-        for grown in self.holes.end_of_epoch(self.ledger.open) if certificates else ():
-            self.say(grown)
+        for certificate in certificates:
+            check(certificate)
+            self.say(_certified(certificate))
+        if certificates:
+            self._say_all(self.holes.end_of_epoch(self.ledger.open))
         _check_finite(lines)
-        if advice := self._watch.see(lines):
+        if self.world.is_main and (advice := self.watch.see(lines)):
             self.say(advice)
         return lines
 
     def too_many_holes(self) -> str | None:
-        """Why the run has to be saved and stopped, or None; the same on all ranks, and after a flush up to date.
+        """Why the run has to be saved and stopped, or None; the same on all ranks. Of this attempt, up to the flush.
 
         Counted from the attempt's start: who goes on after that has seen what was missing.
         """
-        samples = max(self.corpus.samples, self._read)
-        return self.holes.too_many(samples, self.config.data.max_hole_rate)
+        return self.holes.too_many(max(self.corpus.samples, self.used), self.config.data.max_hole_rate)
 
-    def evaluation_holes(self, step: int, holes: list[tuple[Account, Hole]], samples: int) -> str | None:
-        """Writes down what an evaluation of `samples` could not read. Returns why the run has to stop, or None."""
-        where = {"eval": "val", "step": step}
-        found = [hole_line(where, account, hole, self.attempt) for account, hole in holes]
-        everyones = [line for lines in self.world.all_gather(found) for line in lines]
-        if not everyones:
-            return None
-        mine = Holes(self.run.holes)
-        for line in mine.add(everyones):
-            self.say(f"validation {line}")
-        if self.world.is_main:
-            self.hole_lines.add(everyones)
-        return mine.too_many(samples, self.config.data.max_hole_rate)
+    def evaluation(self, line: dict[str, Any], holes: list[tuple[Account, Hole]], samples: int) -> str | None:
+        """Appends an evaluation's line; every rank calls it.
 
-    def evaluation(self, line: dict) -> None:
-        """Appends an evaluation's line."""
+        Args:
+            line: with the evaluation's name as `eval`.
+            holes: this rank's.
+            samples: of the dataset.
+
+        Returns:
+            Why the run has to be saved and stopped: too many of the samples are holes. Or None.
+        """
+        where = {"eval": line["eval"], "step": line["step"]}
+        mine = [hole_line(where, account, hole, self.attempt) for account, hole in holes]
+        everyones = [found for each in self.world.all_gather(mine) for found in each]
+        now = Holes(self.run.holes)
+        now.add(everyones)
+        too_many = now.too_many(samples, self.config.data.max_hole_rate)
+        so_far = self.evaluated.setdefault(line["eval"], Holes(self.run.holes))
+        new = [found for found in everyones if not so_far.has(found)]
+        self._say_all(f"{line['eval']}: {said}" for said in so_far.add(new))
         if self.world.is_main:
-            self.metrics.add([line | {"attempt": self.attempt}])
+            self.hole_lines.add(new)
+            self.metrics.add([line | ({"too_many_holes": True} if too_many else {}) | {"attempt": self.attempt}])
             self._try_to_sync()
+        return f"{line['eval']}: {too_many}" if too_many else None
 
     def sync(self) -> None:
         """Rank 0: everything so far is on disk, or OSError. A checkpoint is published only after it."""
-        for file in (self.hole_lines, self.metrics, self.digests):
+        for file in (self.hole_lines, self.metrics, self.digests):  # holes first: a rerun of a step must know its holes
             file.sync()
 
     def _try_to_sync(self) -> None:
@@ -138,74 +147,82 @@ class Journal:
         results = [result for _, result in self.pending]
         losses = self.world.all_reduce(torch.stack([result.loss_sum for result in results])).tolist()
         norms = torch.stack([result.grad_norm for result in results]).tolist()
-        all_rows = torch.cat([result.rows for result in results]).tolist()
-        waits = self.world.maximum(torch.tensor([astuple(facts.waits) for facts, _ in self.pending])).tolist()
-        lines, first = [], 0
-        for (facts, result), loss, norm, wait in zip(self.pending, losses, norms, waits, strict=True):
-            rows = all_rows[first : first + len(result.rows)]
-            first += len(rows)
-            accounts = self.order.accounts(facts.consumed_before, facts.count)
-            lines.append(self._line(facts, accounts, rows, loss, norm, Waits(*wait)))
-            self.ledger.add(accounts, rows)
+        all_rows = iter(torch.cat([result.rows for result in results]).tolist())
+        lines = []
+        for (facts, _), loss, norm, waits in zip(self.pending, losses, norms, self._waits(), strict=True):
+            accounts = [Account(*each) for each in self.order.accounts(facts.consumed_before, facts.count)]
+            rows = dict(zip(accounts, islice(all_rows, len(accounts)), strict=True))
+            lines.append(self._line(facts, rows, loss, norm, waits))
+            self.ledger.add(accounts, list(rows.values()))
         return lines
 
+    def _waits(self) -> list[Waits]:
+        """Of each pending step, those of the rank that waited longest, with which all others did.
+
+        One rank's own stages, so that they add up. Two small reductions of what the hosts know; no device is asked.
+        """
+        mine = [facts.waits for facts, _ in self.pending]
+        totals = torch.tensor([[w.total_s, w.worker_s_per_image] for w in mine], dtype=torch.float64)
+        longest = self.world.maximum(totals.clone())
+        stages = torch.tensor([w.stages for w in mine], dtype=torch.float64)
+        stages[totals[:, 0] < longest[:, 0]] = 0.0
+        felt = self.world.maximum(stages)
+        return [Waits(*parts, slowest) for parts, slowest in zip(felt.tolist(), longest[:, 1].tolist(), strict=True)]
+
     def _line(
-        self,
-        facts: StepFacts,
-        accounts: list[tuple[int, int]],
-        rows: list[list[int]],
-        loss_sum: float,
-        grad_norm: float,
-        waits: Waits,
+        self, facts: StepFacts, rows: dict[Account, list[int]], loss_sum: float, grad_norm: float, waits: Waits
     ) -> dict:
-        read = sum(row[READ] for row in rows)
+        read = sum(row[READ] for row in rows.values())
         rate = facts.count / facts.step_s
-        could_feed = starvation.could_feed(waits.worker_s_per_image, self.world.size)
-        line = {
+        feeds = could_feed(waits.worker_s_per_image, self.world.size)
+        return {
             "step": facts.step,
             "epoch": facts.consumed_before // self.corpus.samples,
             "consumed": facts.consumed_before + facts.count,
-            "count": facts.count,
             "loss": loss_sum / max(1, read),
             "lr": facts.lr,
             "grad_norm": grad_norm,
             "images_per_s": round(rate, 3),
             "mfu": self.mfu_of(rate),
             "step_s": round(facts.step_s, 6),
-            "data_wait_s": round(waits.read_s + waits.decode_s + waits.copy_s, 6),
+            "data_wait_s": round(waits.total_s, 6),
             "data_read_s": round(waits.read_s, 6),
             "data_decode_s": round(waits.decode_s, 6),
             "data_copy_s": round(waits.copy_s, 6),
-            "loader_images_per_s": could_feed and round(could_feed, 1),
-            "holes": sum(row[HOLES] for row in rows),
+            "loader_images_per_s": feeds and round(feeds, 3),
+            "holes": sum(row[HOLES] for row in rows.values()),
+            **({"datasets": self._datasets(rows)} if self.corpus.parts > 1 else {}),
             "attempt": self.attempt,
             "world_size": self.world.size,
-            "batch_digest": batch_digest(rows),
+            "batch_digest": batch_digest(list(rows.values())),
+            **({"pixel_digest": pixel_digest(list(rows.values()))} if self.config.loader.pixel_digest else {}),
         }
-        if self.config.loader.pixel_digest:
-            line["pixel_digest"] = pixel_digest(rows)
-        if self.corpus.parts > 1:
-            counts = {self.corpus.name(part): 0 for part in range(self.corpus.parts)}
-            for (part, _), row in zip(accounts, rows, strict=True):
-                counts[self.corpus.name(part)] += row[READ] + row[HOLES]
-            line["datasets"] = counts
-        return line
+
+    def _datasets(self, rows: dict[Account, list[int]]) -> dict[str, int]:
+        """Samples of the global batch, by dataset; holes included."""
+        counts = Counter({self.corpus.name(part): 0 for part in range(self.corpus.parts)})
+        for account, row in rows.items():
+            counts[self.corpus.name(account.part)] += row[READ] + row[HOLES]
+        return dict(counts)
 
     def _gather_holes(self) -> None:
         everyones = [hole for holes in self.world.all_gather(self.pending_holes) for hole in holes]
         self.pending_holes.clear()
-        for line in self.holes.add(everyones):
-            self.say(line)
         if self.world.is_main:
             self.hole_lines.add(everyones)
+        self._say_all(self.holes.add(everyones))
 
-    def _certified(self, certificate: dict) -> None:
-        of = f" of {certificate['part']}" if "part" in certificate else ""
-        holes = f", {certificate['holes']:,} could not be read" if certificate["holes"] else ""
-        self.say(
-            f"epoch {certificate['epoch']}{of}: all {certificate['samples']:,} samples read exactly once{holes} "
-            f"(digest {certificate['digest']})"
-        )
+    def _say_all(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.say(line)
+
+
+def _certified(certificate: dict[str, Any]) -> str:
+    of = f" of {certificate['part']}" if "part" in certificate else ""
+    read, holes = certificate["samples"], certificate["holes"]
+    all_but = f"all {read:,} samples" if not holes else f"{read:,} samples"
+    unread = f", {holes:,} could not be read" if holes else ""
+    return f"epoch {certificate['epoch']}{of}: {all_but} read exactly once{unread} (digest {certificate['digest']})"
 
 
 def _check_finite(lines: list[dict]) -> None:
