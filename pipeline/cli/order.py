@@ -81,7 +81,8 @@ def _asked(data: str, batch_size: int | None, seed: int | None, epochs: int | No
     from pipeline.dataset.manifest import read_manifest
 
     location = Location.of(data)
-    if location.is_remote or not (location.path.is_file() or location.path.suffix in (".yaml", ".yml")):
+    is_yaml = data.endswith((".yaml", ".yml"))  # or would be: then the file is missing, not the dataset
+    if location.is_remote or location.path.is_dir() or not (is_yaml or location.path.is_file()):
         if batch_size is None:
             raise UsageError(f"{location}: takes --batch-size with it, as its order depends on that; or give RUN.yaml")
         return Corpus((Member(location, read_manifest(location)),)), Course(batch_size, seed or 0, epochs)

@@ -112,7 +112,7 @@ def _keys(corpus: Corpus, ids: np.ndarray) -> list[str]:
     reader, ascending = Reader(corpus), np.argsort(ids)
 
     def locate(some: np.ndarray) -> list[str]:
-        return [reader.locate(sample)[1].key for sample in ids[some].tolist()]
+        return [reader.key(sample) for sample in ids[some].tolist()]
 
     keys = np.empty(len(ids), object)
     with ThreadPoolExecutor(_THREADS) as pool, _readable(corpus):
@@ -123,9 +123,8 @@ def _keys(corpus: Corpus, ids: np.ndarray) -> list[str]:
 def _find(corpus: Corpus, key: str) -> list[tuple[int, int]]:
     """(number of the dataset, global id) of the sample in each dataset that has it. Raises UsageError if none has."""
     found = []
-    for number, member in enumerate(
-        corpus.members if key.isascii() else ()
-    ):  # as every key is: others Arrow may refuse
+    members = corpus.members if key.isascii() else ()  # as every key is: others Arrow may refuse
+    for number, member in enumerate(members):
         position = _find_in(corpus, member, key)
         if position is not None:
             found.append((number, int(corpus.starts[number]) + position))

@@ -3,25 +3,30 @@
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pipeline.config import Augment
-from pipeline.data.corpus import Corpus, Member
+from pipeline.data.corpus import Corpus, Member, fit_order, open_corpus
 from pipeline.data.feed import TrainFeed
 from pipeline.data.ledger import batch_digest
 from pipeline.data.lookup import Course, keys_of_step, place_of_key
 from pipeline.data.order import Order
+from pipeline.data.places import Weighted
+from pipeline.data.read import Reader
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.keys import key_sum
 from pipeline.dataset.location import Location
 from pipeline.dataset.manifest import read_manifest
-from tests.datasets import make_dataset
+from tests.datasets import make_dataset, photo_entry, write_dataset
 from tests.reading import DatasetReader, recipe_of, run_loader
-from tests.runs import COMMAND, one_line, vitstream
+from tests.runs import COMMAND, one_line, vitstream, write_run
+from tests.servers import environment, fill, s3_server
 
 SAMPLES, BATCH, SEED = 90, 20, 3
+COURSE = Course(BATCH, SEED)
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +36,28 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another dataset, of which the last sample is also the other's."""
+    path = tmp_path_factory.mktemp("data") / "web"
+    entries = [photo_entry(number, number % 5, (16, 16), seed=1) for number in range(39)]
+    shards = [entries[:20], [*entries[20:], photo_entry(7, 2, (16, 16), seed=0)]]
+    write_dataset(path, shards, tuple(f"class-{label:02d}" for label in range(5)))
+    return path
+
+
 def corpus_of(dataset: Path) -> Corpus:
     return Corpus((Member(Location.of(dataset), read_manifest(dataset)),))
 
 
-def order(dataset: Path, *arguments: object) -> dict:
+def both(dataset: Path, web: Path, weights: tuple[float, float] | None) -> Corpus:
+    """A concatenation, or a mixture."""
+    if weights is None:
+        return open_corpus((dataset, web))
+    return open_corpus(tuple(Weighted(path=p, weight=w) for p, w in zip((dataset, web), weights, strict=True)))
+
+
+def order(dataset: Path, *arguments: object) -> dict[str, Any]:
     done = vitstream("order", dataset, "--batch-size", BATCH, "--seed", SEED, *arguments, "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -61,33 +83,56 @@ def test_a_key_is_found_where_its_step_has_it(dataset: Path) -> None:
 
 @pytest.mark.fast
 def test_every_key_of_every_epoch_inverts(dataset: Path) -> None:
-    corpus, course = corpus_of(dataset), Course(BATCH, SEED)
+    corpus = corpus_of(dataset)
     seen: dict[int, list[str]] = {0: [], 1: []}
     for step in range(1, 2 * SAMPLES // BATCH + 1):
-        keys = keys_of_step(corpus, course, step, 3, None)["keys"]
+        keys = keys_of_step(corpus, COURSE, step, 3, None)["keys"]
         for slot, key in enumerate(keys):
             epoch = ((step - 1) * BATCH + slot) // SAMPLES
             seen[epoch].append(key)
-            place = place_of_key(corpus, course, key, epoch, 3)
+            place = place_of_key(corpus, COURSE, key, epoch, 3)
+            assert place.keys() == {"key", "epoch", "step", "rank", "slot"}
             assert (place["step"], place["slot"]) == (step, slot)
-            assert key in keys_of_step(corpus, course, step, 3, place["rank"])["keys"]
+            assert key in keys_of_step(corpus, COURSE, step, 3, place["rank"])["keys"]
     reader = DatasetReader(dataset, read_manifest(dataset))
     every = sorted(reader.locate(sample)[1].key for sample in range(SAMPLES))
     assert sorted(seen[0]) == sorted(seen[1]) == every and seen[0] != seen[1]
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize("weights", [None, (1.0, 3.0)], ids=["concatenation", "mixture"])
+def test_of_several_datasets_every_key_inverts_in_its_own_epochs(
+    dataset: Path, web: Path, weights: tuple[float, float] | None
+) -> None:
+    corpus = both(dataset, web, weights)
+    order, reader = fit_order(corpus, BATCH, SEED), Reader(corpus)
+    for step in range(1, 10):
+        found = keys_of_step(corpus, COURSE, step, 1, None)
+        consumed = (step - 1) * BATCH + np.arange(BATCH)
+        epochs, ids = order.at(consumed)
+        assert found["epoch"] == (step - 1) * BATCH // 130
+        assert found["keys"] == [reader.locate(sample)[1].key for sample in ids.tolist()]
+        for slot, (key, epoch, sample) in enumerate(zip(found["keys"], epochs.tolist(), ids.tolist(), strict=True)):
+            place = place_of_key(corpus, COURSE, key, epoch, 3)
+            mine = {"dataset": str(web if sample >= SAMPLES else dataset), "step": step, "slot": slot}
+            places = [place, *place.get("others", ())]
+            assert len(places) == (2 if sample in (7, 129) else 1)
+            assert [each for each in places if {name: each[name] for name in mine} == mine]
+            assert [each["step"] for each in places] == sorted(each["step"] for each in places)
+
+
+@pytest.mark.fast
 def test_it_is_what_training_reads(dataset: Path) -> None:
-    corpus, course = corpus_of(dataset), Course(BATCH, SEED)
+    corpus = corpus_of(dataset)
     feed = TrainFeed(Order.fit(SAMPLES, BATCH, SEED), BATCH, 1, 0, 64, 0, 2 * SAMPLES)
-    batches = list(run_loader(recipe_of(dataset, feed, 16, Augment())))
-    reader = DatasetReader(dataset, read_manifest(dataset))
-    for step in range(1, feed.steps + 1):
-        keys = keys_of_step(corpus, course, step, 1, None)["keys"]
-        assert batch_digest(batches[step - 1].rows.tolist()) == f"{key_sum(keys):016x}"
-        read = [reader.read(int(n)).key for n in feed.order.ids(feed.positions(step - 1, 0))]
-        assert read == keys
-    assert np.array_equal(feed.slots[0], np.arange(BATCH))
+    reader = Reader(corpus)
+    for step, batch in enumerate(run_loader(recipe_of(dataset, feed, 16, Augment())), 1):
+        keys = keys_of_step(corpus, COURSE, step, 1, None)["keys"]
+        assert batch_digest(batch.rows.tolist()) == f"{key_sum(keys):016x}"
+        ids = feed.order.ids(feed.positions(step - 1, 0)).tolist()
+        samples = reader.read(ids)
+        assert [samples[sample].key for sample in ids] == keys
+    assert step == feed.steps and np.array_equal(feed.slots[0], np.arange(BATCH))
 
 
 REFUSED = {
@@ -118,11 +163,9 @@ def test_wrong_usage_is_one_line(dataset: Path, case: str) -> None:
 @pytest.mark.fast
 def test_the_last_step_of_a_run_is_the_one_that_training_reads(dataset: Path) -> None:
     corpus, course = corpus_of(dataset), Course(BATCH, SEED, epochs=1)
+    reader, fitted = Reader(corpus), Order.fit(SAMPLES, BATCH, SEED)
     for world_size in (1, 3):
-        feeds = [
-            TrainFeed(Order.fit(SAMPLES, BATCH, SEED), BATCH, world_size, r, 64, 0, SAMPLES) for r in range(world_size)
-        ]
-        reader = DatasetReader(dataset, read_manifest(dataset))
+        feeds = [TrainFeed(fitted, BATCH, world_size, rank, 64, 0, SAMPLES) for rank in range(world_size)]
         for step in range(1, feeds[0].steps + 1):
             for rank, feed in enumerate(feeds):
                 positions = feed.positions(step - 1, 0)
@@ -132,6 +175,44 @@ def test_the_last_step_of_a_run_is_the_one_that_training_reads(dataset: Path) ->
     assert len(last) == SAMPLES % BATCH and last == order(dataset, "--step", 5)["keys"][: len(last)]
     with pytest.raises(UsageError, match="ends with step 5"):
         keys_of_step(corpus, course, 6, 1, None)
+
+
+def test_a_run_yaml_says_it_all(dataset: Path, web: Path, tmp_path: Path) -> None:
+    places = [{"path": str(dataset), "weight": 1}, {"path": str(web), "weight": 2}]
+    run = write_run(tmp_path / "run.yaml", dataset, data={"train": places}, batch_size=24, seed=5, epochs=2)
+    corpus, course = both(dataset, web, (1, 2)), Course(24, 5, epochs=2)
+    done = vitstream("order", run, "--step", 3, "--batch-size", 24, "--json")  # what agrees may be said
+    assert json.loads(done.stdout) == keys_of_step(corpus, course, 3, 1, None)
+    shared = photo_entry(7, 2, (16, 16), seed=0).key
+    place = place_of_key(corpus, course, shared, 0, 1)
+    printed = vitstream("order", run, "--key", shared).stdout.splitlines()
+    assert printed == [
+        f"epoch 0 of {each['dataset']}: step {each['step']}, rank 0, slot {each['slot']}"
+        for each in (place, *place["others"])
+    ]
+    one_line(vitstream("order", run, "--step", 3, "--batch-size", 20), f"--batch-size 20: {run} has batch_size: 24")
+    one_line(vitstream("order", run, "--step", 3, "--seed", 0), f"--seed 0: {run} has seed: 5")
+    one_line(vitstream("order", run, "--step", 12), "--step 12: a run of --epochs 2 ends with step 11")
+    key = photo_entry(0, 0, (16, 16), seed=0).key  # of the dataset that has but a third: its epoch 1 is never ended
+    one_line(vitstream("order", run, "--key", key, "--epoch", 7), "--epoch 7: a run of --epochs 2 ends before it reads")
+    write_run(run, dataset, epochs=None, steps=4)
+    one_line(vitstream("order", run, "--step", 5), "--step 5: a run of 4 steps ends with step 4")
+    one_line(vitstream("order", run, "--step", 1, "--epochs", 2), f"--epochs 2: {run} has steps: 4")
+    one_line(vitstream("order", run, "--step", 1, "--world-size", 33), "--batch-size 32", "--world-size 33")
+    one_line(vitstream("order", tmp_path / "none.yaml", "--step", 1), "none.yaml: No such file")
+    one_line(vitstream("order", dataset, "--step", 1), f"{dataset}: takes --batch-size")
+
+
+def test_a_dataset_behind_a_url_answers_as_its_folder(dataset: Path, tmp_path: Path) -> None:
+    with s3_server() as endpoint:
+        files = {str(path.relative_to(dataset)): path for path in dataset.rglob("*") if path.suffix != ".tar"}
+        fill(
+            endpoint, "ordered", {f"train/{name}": path.read_bytes() for name, path in files.items() if path.is_file()}
+        )
+        arguments = ("--batch-size", BATCH, "--seed", SEED, "--json")
+        for question in (("--step", 5), ("--key", photo_entry(83, 3, (16, 16), seed=0).key)):
+            done = vitstream("order", "s3://ordered/train", *arguments, *question, **environment(endpoint))
+            assert (done.returncode, done.stderr) == (0, "") and json.loads(done.stdout) == order(dataset, *question)
 
 
 def test_a_rank_without_a_sample_in_the_last_step_prints_nothing(dataset: Path) -> None:

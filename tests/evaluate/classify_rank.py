@@ -40,7 +40,7 @@ def main(config_path: str, rendezvous: str, rank: int, world_size: int) -> None:
     found = classify(model, config, world, val.manifest, batches)
     batches.close()
     assert model.training  # as it was before
-    print(json.dumps(asdict(replace(found, mine=()))))
+    print(json.dumps(asdict(replace(found, unread=()))))
     world.close()
 
 
