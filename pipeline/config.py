@@ -60,6 +60,7 @@ class Cache(_Section):
 class Data(_Section):
     train: Places
     val: Place | None = None
+    classes: Positive | Path | None = None  # how many, or a file of names: of an MDS folder that does not say it
     cache: Cache | None = None  # for whole shards; without one they are read by ranges
     retry_s: Annotated[float, Field(gt=0, le=86_400)] = 60.0  # for which a read from afar is tried again; then a hole
     max_hole_rate: Fraction = 1e-4  # unreadable samples, as a share of the dataset, above which the run stops

@@ -275,7 +275,7 @@ class Trainer:
         self.console.say(
             f"step {self.progress.step:,}: accuracy {measured.accuracy:.2%}, loss {measured.loss:.4f} {measured.on}"
         )
-        return self.journal.evaluation(body, list(measured.unread), val.manifest.samples)
+        return self.journal.evaluation(body, list(measured.unread), recipe.corpus)
 
     def _save_if_new(self, required: bool) -> None:
         """Publishes a checkpoint of this step. Where it is not `required`, a failure is said and the run goes on."""

@@ -16,7 +16,7 @@ def order(
         str,
         typer.Argument(
             metavar="DATASET|RUN.yaml",
-            help="A DATASET, its folder or URL; or a run's configuration, which says batch size, seed and length too.",
+            help="A DATASET or MDS folder, or its URL; or a run's configuration, which says batch size and seed too.",
             show_default=False,
         ),
     ],
@@ -78,21 +78,23 @@ def _asked(data: str, batch_size: int | None, seed: int | None, epochs: int | No
     from pipeline.data.lookup import Course
     from pipeline.dataset.errors import UsageError
     from pipeline.dataset.location import Location
-    from pipeline.dataset.manifest import read_manifest
+    from pipeline.dataset.opening import read_dataset
 
     location = Location.of(data)
     is_yaml = data.endswith((".yaml", ".yml"))  # or would be: then the file is missing, not the dataset
     if location.is_remote or location.path.is_dir() or not (is_yaml or location.path.is_file()):
         if batch_size is None:
             raise UsageError(f"{location}: takes --batch-size with it, as its order depends on that; or give RUN.yaml")
-        return Corpus((Member(location, read_manifest(location)),)), Course(batch_size, seed or 0, epochs)
+        member = Member(location, read_dataset(location, needs_classes=False))
+        return Corpus((member,)), Course(batch_size, seed or 0, epochs)
     config = load_config(location.path)
     for key, option in {"batch_size": batch_size, "seed": seed, "epochs": epochs}.items():
         value = getattr(config, key)
         if option not in (None, value):
             has = f"has {key}: {value}" if value is not None else f"has steps: {config.steps}"
             raise UsageError(f"--{key.replace('_', '-')} {option}: {data} {has}; leave the option out")
-    return open_corpus(config.data.train), Course(config.batch_size, config.seed, config.epochs, config.steps)
+    corpus = open_corpus(config.data.train, classes=config.data.classes)
+    return corpus, Course(config.batch_size, config.seed, config.epochs, config.steps)
 
 
 def _line(epoch: int, place: dict) -> str:

@@ -8,6 +8,7 @@ data.train: [{path: data/photos, weight: 7}, {path: ...}]     a mixture: each in
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from pipeline.data.places import Place, Weighted
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.files import canonical_json
 from pipeline.dataset.location import Location
-from pipeline.dataset.manifest import LabelKind, Manifest, read_manifest
+from pipeline.dataset.manifest import LabelKind, Manifest
+from pipeline.dataset.opening import read_dataset
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,12 @@ class Corpus:
         return ", ".join(str(member.location) for member in self.members)
 
 
-def open_corpus(train: Place | tuple[Place | Weighted, ...], key: str = "data.train") -> Corpus:
+def open_corpus(
+    train: Place | tuple[Place | Weighted, ...], key: str = "data.train", classes: int | Path | None = None
+) -> Corpus:
     """Reads the manifests of what `data.train` names: a place, a sequence of places, or of `Weighted`.
+
+    `classes`: data.classes, for MDS folders that do not say which they have.
 
     Raises:
         UsageError: one cannot be used, or they do not go together; the message names `key`.
@@ -109,7 +115,7 @@ def open_corpus(train: Place | tuple[Place | Weighted, ...], key: str = "data.tr
     """
     places = train if isinstance(train, tuple) else (train,)
     weighted = all(isinstance(place, Weighted) for place in places)
-    members = tuple(open_member(place.path if isinstance(place, Weighted) else place, key) for place in places)
+    members = tuple(open_member(place.path if isinstance(place, Weighted) else place, key, classes) for place in places)
     first, seen = members[0], dict[str, Member]()
     for member in members:
         if member.manifest.classes != first.manifest.classes:
@@ -127,11 +133,11 @@ def open_corpus(train: Place | tuple[Place | Weighted, ...], key: str = "data.tr
     return Corpus(members, weights)
 
 
-def open_member(place: Place, key: str) -> Member:
+def open_member(place: Place, key: str, classes: int | Path | None = None) -> Member:
     """One dataset, of a label per image. Raises as `open_corpus`."""
     location = Location.of(place)
     try:
-        manifest = read_manifest(location if location.is_remote else location.path)
+        manifest = read_dataset(location, classes)
     except UsageError as error:
         raise UsageError(f"{key}: {error}") from None
     if manifest.samples == 0:

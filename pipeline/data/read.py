@@ -16,10 +16,11 @@ from pipeline.config import Cache
 from pipeline.data.corpus import Corpus, Member
 from pipeline.data.spans import LOCAL_GAP, REMOTE_GAP, Span, spans
 from pipeline.data.storage import Storage
-from pipeline.dataset.containers import Packed, ShardFile, Unreadable, open_shard
+from pipeline.dataset.containers import Packed, ShardFile, Unreadable
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.index import IndexRow
 from pipeline.dataset.keys import key_hash
+from pipeline.dataset.opening import open_file
 
 _Row = tuple[int, IndexRow]  # sample id, where it lies
 _MOST_FILES = 256  # of which something is remembered
@@ -74,6 +75,12 @@ class Reader:
         member, shard = self._shard_of(sample_id)
         return self.corpus.members[member].manifest.shards[shard].name, self._row(member, shard, sample_id)
 
+    def key(self, sample_id: int) -> str:
+        """A sample's key, without its image. Raises Unreadable, WorkFailed."""
+        member, shard = self._shard_of(sample_id)
+        first = int(self.corpus.starts[member] + self.corpus.members[member].manifest.starts[shard])
+        return self._storages[member].index(shard).key(sample_id - first)
+
     def hole(self, sample_id: int, cause: str) -> Hole:
         """The hole that takes this sample's place."""
         member, shard = self._shard_of(sample_id)
@@ -90,7 +97,7 @@ class Reader:
         with self._lock:
             file = self._files.get((member, shard))
             if file is None or file.blob is not blob:  # it lies somewhere else now
-                file = open_shard(self.corpus.members[member].manifest.container, blob)
+                file = open_file(self.corpus.members[member].manifest, shard, blob)
                 self._files[member, shard] = file
             self._files.move_to_end((member, shard))
             if len(self._files) > _MOST_FILES:  # whoever reads from it keeps it, and its blob, alive

@@ -16,6 +16,7 @@ from pipeline.dataset.blob import Blob, LocalBlob, Unreadable
 from pipeline.dataset.index import ShardIndex
 from pipeline.dataset.location import Location
 from pipeline.dataset.manifest import File, Manifest, Shard
+from pipeline.dataset.mds_folder import MdsIndex, MdsManifest
 from pipeline.dataset.remote.blob import RemoteBlob
 from pipeline.dataset.remote.patience import Patience
 from pipeline.dataset.remote.traffic import Traffic
@@ -27,7 +28,7 @@ _LATE_S: Final = 60.0  # that somebody may take to look at what was read from a 
 _HASH: Final = re.compile(r"[0-9a-f]{16}")  # a folder that is not ours may have none
 
 _BLOBS: Recent[Blob] = Recent(MAX_OPEN)
-_INDEXES: Recent[ShardIndex] = Recent(MAX_OPEN)
+_INDEXES: Recent[ShardIndex | MdsIndex] = Recent(MAX_OPEN)
 
 
 class _NotHere(Exception):
@@ -41,7 +42,7 @@ class Storage:
         self, location: Location, manifest: Manifest, cache: Cache | None = None, retry_s: float = 60.0
     ) -> None:
         """`retry_s`: seconds for which a read that a server does not answer is tried again. Raises UsageError."""
-        self._shards, self._manifest = location / "shards", manifest
+        self._location, self._manifest = location, manifest
         self._patience, self._traffic = Patience.lasting(retry_s), Traffic(hedges=True)
         self._files = {file.name: file for file in manifest.files}
         self._resigned: dict[str, tuple[float, str]] = {}  # file name: until when it is not asked for again, and why
@@ -72,12 +73,14 @@ class Storage:
                 return _BLOBS.get((self, number, "copy"), lambda: self._copy(number, at_once=False))
         return self._original(number)
 
-    def index(self, number: int) -> ShardIndex:
+    def index(self, number: int) -> ShardIndex | MdsIndex:
         """A shard's index: a memory map, or, from afar, its footer and, when one is asked for, a batch of its rows.
+
+        Of an MDS folder it is the beginning of the shard itself.
 
         Raises:
             WorkFailed: it is damaged; or it is local and missing.
-            Unreadable: it is remote, and cannot be had.
+            Unreadable: it is remote, and cannot be had; or it is part of its shard, and damaged or missing with it.
         """
         return _INDEXES.get((self, number), lambda: self._open_index(number))
 
@@ -115,10 +118,10 @@ class Storage:
 
     def _original(self, number: int) -> Blob:
         shard = self._manifest.shards[number]
-        return _BLOBS.get((self, number), lambda: self._origin(shard.name, shard.bytes))
+        return _BLOBS.get((self, number), lambda: self._origin(self._manifest.path(number), shard.bytes))
 
-    def _origin(self, name: str, size: int | None) -> Blob:
-        location = self._shards / name
+    def _origin(self, path: str, size: int | None) -> Blob:
+        location = self._location / path
         if not location.is_remote:
             return LocalBlob(location.path)
         return RemoteBlob(location.text, self._patience, size, self._traffic)
@@ -147,19 +150,34 @@ class Storage:
             self._resign(shard.name, _NO_ROOM_S, "")
         raise _NotHere
 
-    def _open_index(self, number: int) -> ShardIndex:
+    def _open_index(self, number: int) -> ShardIndex | MdsIndex:
         shard = self._manifest.shards[number]
-        location = self._shards / shard.index_name
+        if isinstance(self._manifest, MdsManifest):
+            return self._open_mds_index(number, self._manifest)
+        path = f"shards/{shard.index_name}"
+        location = self._location / path
         if not location.is_remote:
             return ShardIndex(location.path, shard.samples)
         self._check_resigned(shard.index_name)
-        file = self._files.get(f"shards/{shard.index_name}")
-        origin = self._origin(shard.index_name, file and file.bytes)
+        file = self._files.get(path)
+        origin = self._origin(path, file and file.bytes)
         try:
             copy = None if file is None else self._index_copy(_wanted(file), origin)
             return ShardIndex(copy or origin, shard.samples, str(location))
         except Unreadable as error:
             raise self._resign(shard.index_name, _RESIGNED_S, f"its index cannot be had: {error}") from None
+
+    def _open_mds_index(self, number: int, manifest: MdsManifest) -> MdsIndex:
+        name = manifest.paths[number]
+        self._check_resigned(f"{name}, its beginning")
+        try:
+            return MdsIndex(self.open(number, at_once=True), manifest, number)
+        except OSError as error:
+            raise Unreadable(f"cannot read: {error.strerror}") from None
+        except Unreadable as error:
+            if self._location.is_remote:
+                raise self._resign(f"{name}, its beginning", _RESIGNED_S, str(error)) from None
+            raise
 
     def _index_copy(self, wanted: Wanted, origin: Blob) -> LocalBlob | None:
         """An index in the cache, looked through: it is small. Raises Unreadable."""

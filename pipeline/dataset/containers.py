@@ -36,10 +36,10 @@ class Packed:
 class ShardFile(ABC):
     """One shard, open for reading. A sample is one range of its bytes: `extent` says which, `parse` checks them."""
 
-    def __init__(self, shard: Path | Blob) -> None:
-        """Raises OSError where a path cannot be opened."""
+    def __init__(self, shard: Path | Blob, name: str | None = None) -> None:
+        """`name`: what the dataset calls it, where its file is called otherwise. Raises OSError, of a path."""
         self.blob = LocalBlob(shard) if isinstance(shard, Path) else shard
-        self.name = self.blob.name
+        self.name = name or self.blob.name  # keys of others' samples depend on it
 
     def close(self) -> None:
         """No more reads after this."""
@@ -139,9 +139,9 @@ class MdsFile(ShardFile):
 FILES: Final[dict[Container, type[ShardFile]]] = {"webdataset": WebDatasetFile, "tar": TarFile, "mds": MdsFile}
 
 
-def open_shard(container: Container, shard: Path | Blob) -> ShardFile:
-    """Opens a shard. Raises OSError where a path cannot be opened."""
-    return FILES[container](shard)
+def open_shard(container: Container, shard: Path | Blob, name: str | None = None) -> ShardFile:
+    """Opens a shard, which the dataset may call by another `name` than its file's. Raises OSError, of a path."""
+    return FILES[container](shard, name)
 
 
 def _before(row: IndexRow) -> int:

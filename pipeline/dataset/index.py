@@ -108,6 +108,10 @@ class ShardIndex:
         key, offset, size, labels, width, height = values
         return IndexRow(key, offset, size, tuple(labels), width, height)
 
+    def key(self, position: int) -> str:
+        """The key alone."""
+        return self._batch(position // ROWS_PER_BATCH)["key"][position % ROWS_PER_BATCH].as_py()
+
     def keys(self) -> list[str]:
         """All keys, in order: for audits, not for the hot path."""
         return [key for b in range(self._reader.num_record_batches) for key in self._batch(b)["key"].to_pylist()]

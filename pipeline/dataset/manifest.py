@@ -28,6 +28,10 @@ MIN_SAMPLE_BYTES: dict[Container, int] = {
 }
 
 
+class NoDataset(UsageError):
+    """There is no dataset.json where one was looked for."""
+
+
 @dataclass(frozen=True)
 class Shard:
     """One tar, or MDS file. `bytes` and `xxh3` are of the whole file, `samples` and `key_sum` of what its index lists.
@@ -90,9 +94,13 @@ class Manifest:
         """int64 [shards + 1]: the id of each shard's first sample, and the total."""
         return np.concatenate([[0], np.cumsum([s.samples for s in self.shards], dtype=np.int64)])
 
+    def path(self, number: int) -> str:
+        """Where a shard lies below the dataset's folder or URL."""
+        return f"shards/{self.shards[number].name}"
+
     @cached_property
-    def key_sum(self) -> int:
-        """Sum of the hashes of all keys, modulo 2**64: what an epoch's digest must come to."""
+    def key_sum(self) -> int | None:
+        """Sum of the hashes of all keys, modulo 2**64: what an epoch's digest must come to. None: nobody knows."""
         return sum(int(shard.key_sum, 16) for shard in self.shards) % (1 << 64)
 
     @cached_property
@@ -187,7 +195,8 @@ def read_manifest(dataset: Path | str | Location) -> Manifest:
     """Reads DATASET/dataset.json, from a folder or from a URL.
 
     Raises:
-        UsageError: no dataset there, or a manifest that is not one of ours; the message says which.
+        NoDataset: none there.
+        UsageError: a manifest that is not one of ours; the message says which.
         WorkFailed: a server does not answer.
     """
     dataset = Location.of(dataset)
@@ -195,7 +204,7 @@ def read_manifest(dataset: Path | str | Location) -> Manifest:
     try:
         body = _Body.model_validate_json(path.read())
     except FileNotFoundError:
-        raise UsageError(_no_dataset(dataset)) from None
+        raise NoDataset(_no_dataset(dataset)) from None
     except PermissionError:
         raise UsageError(f"{path}: no permission to read it") from None
     except OSError as error:
@@ -232,6 +241,9 @@ def _no_dataset(dataset: Location) -> str:
     splits = [p.parent.name for p in sorted(folder.glob(f"*/{MANIFEST_NAME}"))]
     if splits:
         return f"{folder}: no dataset here, but in its folders {', '.join(splits)}: name one of them"
+    if (folder / "index.json").is_file():
+        made = f"a dataset of it is made with: vitstream index {folder} --out DATASET"
+        return f"{folder}: an MDS folder as it lies, which only train, plan and order take; {made}"
     if folder.is_dir():
         return f"{folder}: no {MANIFEST_NAME} in it; make it with: vitstream shard SOURCE --out {folder}"
     return f"{folder}: no such dataset; make it with: vitstream shard SOURCE --out {folder}"

@@ -65,8 +65,8 @@ def open_data(config: Config, world_size: int) -> tuple[Corpus, Member | None]:
             f"raise it to {world_size} or more, or start fewer ranks"
         )
     zero_template(config)
-    train = open_corpus(config.data.train)
-    val = open_member(config.data.val, "data.val") if config.data.val else None
+    train = open_corpus(config.data.train, classes=config.data.classes)
+    val = open_member(config.data.val, "data.val", config.data.classes) if config.data.val else None
     if val is not None and val.manifest.classes != train.classes:
         raise UsageError(f"data.val: {val.location} has other classes than data.train, {train.members[0].location}")
     return train, val

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.data.corpus import Corpus
 from pipeline.data.ledger import Account
 from pipeline.data.order import SampleOrder
 from pipeline.data.read import Hole
@@ -52,7 +53,7 @@ class Holes:
             if self.has(line):  # an earlier attempt said so
                 continue
             self.known.setdefault(Account(line["part"], line["epoch"]), {})[line["sample"]] = line["cause"]
-            kind = (line["shard"], line["cause"])
+            kind = (f"{line['dataset']}: {line['shard']}" if "dataset" in line else line["shard"], line["cause"])
             self.fresh += 1
             self.kinds[kind] += 1
             self._first.setdefault(kind, line)
@@ -74,8 +75,8 @@ class Holes:
         (((shard, cause), count), *others) = self.kinds.most_common()
         more = f"; {self.fresh - count:,} have {len(others):,} other causes or shards" if others else ""
         return (
-            f"{self.fresh:,} of {samples:,} samples could not be read ({self.fresh / samples:.2%}, data.max_hole_rate "
-            f"allows {rate:.2%}): {count:,} of {shard}: {cause}{more}. All are in {self.file}. Everything is saved: "
+            f"{self.fresh:,} of {samples:,} samples could not be read ({self.fresh / samples:.2g}, data.max_hole_rate "
+            f"allows {rate:g}): {count:,} of {shard}: {cause}{more}. All are in {self.file}. Everything is saved: "
             "mend the data (vitstream verify says what is damaged) or raise data.max_hole_rate"
         )
 
@@ -104,10 +105,13 @@ class Holes:
         return said
 
 
-def hole_line(where: Line, account: tuple[int, int], hole: Hole, attempt: int) -> Line:
+def hole_line(where: Line, account: tuple[int, int], hole: Hole, corpus: Corpus, attempt: int) -> Line:
     """A line of holes.jsonl. `where` is {"step", "data"}, or what an evaluation has in their place."""
-    sample = {"part": account[0], "epoch": account[1], "sample": hole.id, "key": hole.key, "shard": hole.shard}
-    return where | sample | {"offset": hole.offset, "cause": hole.cause, "attempt": attempt}
+    line = where | {"part": account[0], "epoch": account[1], "sample": hole.id, "key": hole.key}
+    if len(corpus.members) > 1:  # which of them the shard is of
+        member = int(np.searchsorted(corpus.starts, hole.id, side="right")) - 1
+        line["dataset"] = str(corpus.members[member].location)
+    return line | {"shard": hole.shard, "offset": hole.offset, "cause": hole.cause, "attempt": attempt}
 
 
 def short(fingerprint: str) -> str:

@@ -67,7 +67,7 @@ class Journal:
         """Keeps a step for the next flush."""
         self.pending.append((facts, result))
         where = {"step": facts.step, "data": short(self.corpus.fingerprint)}
-        self.pending_holes += [hole_line(where, account, hole, self.attempt) for account, hole in holes]
+        self.pending_holes += [hole_line(where, account, hole, self.corpus, self.attempt) for account, hole in holes]
 
     def flush(self) -> list[dict]:
         """Writes all pending steps; every rank calls it at the same step. Returns their lines.
@@ -105,23 +105,23 @@ class Journal:
         """
         return self.holes.too_many(max(self.corpus.samples, self.used), self.config.data.max_hole_rate)
 
-    def evaluation(self, line: dict[str, Any], holes: list[tuple[Account, Hole]], samples: int) -> str | None:
+    def evaluation(self, line: dict[str, Any], holes: list[tuple[Account, Hole]], corpus: Corpus) -> str | None:
         """Appends an evaluation's line; every rank calls it.
 
         Args:
             line: with the evaluation's name as `eval`.
             holes: this rank's.
-            samples: of the dataset.
+            corpus: that was evaluated on.
 
         Returns:
             Why the run has to be saved and stopped: too many of the samples are holes. Or None.
         """
         where = {"eval": line["eval"], "step": line["step"]}
-        mine = [hole_line(where, account, hole, self.attempt) for account, hole in holes]
+        mine = [hole_line(where, account, hole, corpus, self.attempt) for account, hole in holes]
         everyones = [found for each in self.world.all_gather(mine) for found in each]
         now = Holes(self.run.holes)
         now.add(everyones)
-        too_many = now.too_many(samples, self.config.data.max_hole_rate)
+        too_many = now.too_many(corpus.samples, self.config.data.max_hole_rate)
         so_far = self.evaluated.setdefault(line["eval"], Holes(self.run.holes))
         new = [found for found in everyones if not so_far.has(found)]
         self._say_all(f"{line['eval']}: {said}" for said in so_far.add(new))
