@@ -1,8 +1,6 @@
 """The order, asked from outside: which keys a step reads, and when a key is read. Reads indexes, never images."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -111,12 +109,19 @@ def _keys(corpus: Corpus, ids: np.ndarray) -> list[str]:
     """The key of each sample. Neighbours are asked for together: of an index elsewhere, a batch of rows comes once."""
     reader, ascending = Reader(corpus), np.argsort(ids)
 
-    def locate(some: np.ndarray) -> list[str]:
-        return [reader.key(sample) for sample in ids[some].tolist()]
+    def locate(sample: int) -> str:
+        try:
+            return reader.key(sample)
+        except Unreadable as error:
+            member = corpus.members[int(np.searchsorted(corpus.starts, sample, side="right")) - 1]
+            raise _unreadable(member, reader.hole(sample, "").shard, str(error)) from None
+
+    def locate_all(some: np.ndarray) -> list[str]:
+        return [locate(sample) for sample in ids[some].tolist()]
 
     keys = np.empty(len(ids), object)
-    with ThreadPoolExecutor(_THREADS) as pool, _readable(corpus):
-        keys[ascending] = [key for some in pool.map(locate, np.array_split(ascending, _THREADS)) for key in some]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        keys[ascending] = [key for some in pool.map(locate_all, np.array_split(ascending, _THREADS)) for key in some]
     return keys.tolist()
 
 
@@ -125,7 +130,7 @@ def _find(corpus: Corpus, key: str) -> list[tuple[int, int]]:
     found = []
     members = corpus.members if key.isascii() else ()  # as every key is: others Arrow may refuse
     for number, member in enumerate(members):
-        position = _find_in(corpus, member, key)
+        position = _find_in(member, key)
         if position is not None:
             found.append((number, int(corpus.starts[number]) + position))
     if not found:
@@ -133,26 +138,27 @@ def _find(corpus: Corpus, key: str) -> list[tuple[int, int]]:
     return found
 
 
-def _find_in(corpus: Corpus, member: Member, key: str) -> int | None:
+def _find_in(member: Member, key: str) -> int | None:
     """The sample's number in a dataset, all of whose indexes may have to be searched."""
     storage, manifest = Storage(member.location, member.manifest), member.manifest
+
+    def search(shard: int) -> int | None:
+        try:
+            return storage.index(shard).find(key)
+        except Unreadable as error:
+            raise _unreadable(member, manifest.shards[shard].name, str(error)) from None
+
     pool = ThreadPoolExecutor(_THREADS)
     try:
-        with _readable(corpus):
-            shards = pool.map(lambda shard: storage.index(shard).find(key), range(len(manifest.shards)))
-            found = (int(manifest.starts[shard]) + row for shard, row in enumerate(shards) if row is not None)
-            return next(found, None)
+        rows = enumerate(pool.map(search, range(len(manifest.shards))))
+        return next((int(manifest.starts[shard]) + row for shard, row in rows if row is not None), None)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-@contextmanager
-def _readable(corpus: Corpus) -> Iterator[None]:
+def _unreadable(member: Member, shard: str, cause: str) -> WorkFailed:
     """An index that cannot be had ends the search, and is no hole."""
-    try:
-        yield
-    except Unreadable as error:
-        raise WorkFailed(f"{corpus}: {error}", cause="data") from None
+    return WorkFailed(f"{member.location}: {shard}: {cause}", cause="data")
 
 
 def _uncountable(option: str) -> UsageError:

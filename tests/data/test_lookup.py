@@ -20,6 +20,7 @@ from pipeline.dataset.errors import UsageError
 from pipeline.dataset.keys import key_sum
 from pipeline.dataset.location import Location
 from pipeline.dataset.manifest import read_manifest
+from tests.data_prep.mds.folders import write_folder
 from tests.datasets import make_dataset, photo_entry, write_dataset
 from tests.reading import DatasetReader, recipe_of, run_loader
 from tests.runs import COMMAND, one_line, vitstream, write_run
@@ -213,6 +214,26 @@ def test_a_dataset_behind_a_url_answers_as_its_folder(dataset: Path, tmp_path: P
         for question in (("--step", 5), ("--key", photo_entry(83, 3, (16, 16), seed=0).key)):
             done = vitstream("order", "s3://ordered/train", *arguments, *question, **environment(endpoint))
             assert (done.returncode, done.stderr) == (0, "") and json.loads(done.stdout) == order(dataset, *question)
+
+
+def test_an_mds_folder_as_it_lies_has_an_order_and_a_missing_shard_is_named(tmp_path: Path) -> None:
+    columns = {"image": "jpeg", "label": "int"}
+    entries = [photo_entry(number, number % 5, (16, 16), seed=0) for number in range(20)]
+    folder = write_folder(tmp_path / "mds", columns, [{"image": e.data, "label": e.label} for e in entries], 2)
+    index = json.loads((folder / "index.json").read_text())
+    index["shards"] = [
+        each | {"column_names": list(columns), "column_encodings": list(columns.values()), "column_sizes": [None, 8]}
+        for each in index["shards"]
+    ]
+    (folder / "index.json").write_text(json.dumps(index))
+    keys = order(folder, "--step", 1)["keys"]
+    assert len(set(keys)) == BATCH
+    place = order(folder, "--key", keys[7])
+    assert (place["step"], place["slot"]) == (1, 7)
+    (folder / "shard.00001.mds").unlink()
+    asked = ("order", folder, "--batch-size", BATCH, "--seed", SEED)
+    for question in (("--step", 1), ("--key", "0" * 24)):
+        one_line(vitstream(*asked, *question), f"{folder}: shard.00001.mds: cannot read: No such file", code=1)
 
 
 def test_a_rank_without_a_sample_in_the_last_step_prints_nothing(dataset: Path) -> None:
