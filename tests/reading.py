@@ -14,7 +14,7 @@ from pipeline.data.feed import EvaluationFeed, Feed
 from pipeline.data.loader import Loader
 from pipeline.data.read import Hole, Reader, Sample
 from pipeline.data.recipe import Recipe
-from pipeline.dataset.index import IndexRow, ShardIndex
+from pipeline.dataset.index import IndexRow
 from pipeline.dataset.location import Location
 from pipeline.dataset.manifest import Manifest, read_manifest
 
@@ -30,9 +30,6 @@ class DatasetReader:
 
     def locate(self, sample_id: int) -> tuple[str, IndexRow]:
         return self.all.locate(sample_id)
-
-    def index(self, number: int) -> ShardIndex:
-        return self.all.storage(0).index(number)
 
 
 def recipe_of(dataset: Path | str, feed: Feed, image_size: int, augment: Augment | None, **changes: Any) -> Recipe:
