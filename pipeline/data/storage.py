@@ -22,7 +22,7 @@ from pipeline.dataset.remote.patience import Patience
 from pipeline.dataset.remote.traffic import Traffic
 
 MAX_OPEN: Final = 256  # files, and as many indexes, of all storages of a process; a file descriptor each
-_RESIGNED_S: Final = 600.0  # that a file which could not be had is not asked for as a whole again
+_RESIGNED_S: Final = 60.0  # that a file which could not be had is not asked for as a whole again
 _NO_ROOM_S: Final = 60.0  # the same of one that had no room in the cache
 _LATE_S: Final = 60.0  # that somebody may take to look at what was read from a copy
 _HASH: Final = re.compile(r"[0-9a-f]{16}")  # a folder that is not ours may have none
@@ -79,8 +79,8 @@ class Storage:
         Of an MDS folder it is the beginning of the shard itself.
 
         Raises:
-            WorkFailed: it is damaged; or it is local and missing.
-            Unreadable: it is remote, and cannot be had; or it is part of its shard, and damaged or missing with it.
+            WorkFailed: it is damaged.
+            Unreadable: it is missing, or cannot be had; or it is part of its shard, and damaged with it.
         """
         return _INDEXES.get((self, number), lambda: self._open_index(number))
 
@@ -157,6 +157,8 @@ class Storage:
         path = f"shards/{shard.index_name}"
         location = self._location / path
         if not location.is_remote:
+            if not location.path.exists():
+                raise Unreadable("its index is missing")  # often with its shard
             return ShardIndex(location.path, shard.samples)
         self._check_resigned(shard.index_name)
         file = self._files.get(path)

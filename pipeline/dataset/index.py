@@ -4,7 +4,6 @@ Row i of the index is sample i of the shard. Uncompressed columns can be used wh
 no start-up time and no memory, and a row can also be fetched from afar by a ranged read.
 """
 
-import io
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ import pyarrow.compute as pc
 from pipeline.dataset.blob import Blob
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.files import atomic_file, open_regular
+from pipeline.dataset.ranged import RangedFile
 
 ROWS_PER_BATCH = 1024
 MAX_REMOTE_BATCHES: Final = 2  # of an index that is read by ranges, in memory: 60 kB each
@@ -158,34 +158,22 @@ class ShardIndex:
         return WorkFailed(message, cause="data", resumable=False)
 
 
-class _BlobFile(io.RawIOBase):
+class _BlobFile(RangedFile):
     """A blob as Arrow wants it. What Arrow reads first, the footer, comes with one request, as does each batch."""
 
     def __init__(self, blob: Blob) -> None:
-        self._blob, self._size, self._at = blob, blob.size(), 0
-        self._tail_at = max(0, self._size - (self._size if self._size <= _SMALL_BYTES else _TAIL_BYTES))
-        self._tail = blob.read(self._tail_at, self._size - self._tail_at)
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
+        super().__init__(blob.size())
+        self._blob = blob
+        self._tail_at = max(0, self.size - (self.size if self.size <= _SMALL_BYTES else _TAIL_BYTES))
+        self._tail = blob.read(self._tail_at, self.size - self._tail_at)
 
     def read(self, size: int = -1) -> bytes:
-        size = max(0, min(size if size >= 0 else self._size, self._size - self._at))
+        size = max(0, min(size if size >= 0 else self.size, self.size - self.at))
         if size > _MAX_BATCH_BYTES:
             raise pa.ArrowInvalid(f"a part of {size:,} bytes")
-        if self._at >= self._tail_at:
-            data = self._tail[self._at - self._tail_at : self._at - self._tail_at + size]
+        if self.at >= self._tail_at:
+            data = self._tail[self.at - self._tail_at : self.at - self._tail_at + size]
         else:
-            data = self._blob.read(self._at, size)
-        self._at += len(data)
+            data = self._blob.read(self.at, size)
+        self.at += len(data)
         return data

@@ -37,7 +37,7 @@ class Holes:
     fresh: int = 0  # that no earlier attempt had
     kinds: Counter[Kind] = field(default_factory=Counter)  # of the fresh ones
     _first: dict[Kind, Line] = field(default_factory=dict)
-    _told: Counter[Kind] = field(default_factory=Counter)
+    _told: set[Kind] = field(default_factory=set)
 
     @classmethod
     def of(cls, file: Path, known: Iterable[tuple[int, int, int, str]]) -> "Holes":
@@ -63,10 +63,9 @@ class Holes:
         """Whether it is known."""
         return line["sample"] in self.known.get(Account(line["part"], line["epoch"]), ())
 
-    def end_of_epoch(self, under_way: Collection[Account]) -> list[str]:
-        """Forgets the holes of accounts that have ended. Returns a line for each kind that has grown since its last."""
+    def keep(self, under_way: Collection[Account]) -> None:
+        """Forgets the holes of accounts that have ended."""
         self.known = {account: ids for account, ids in self.known.items() if account in under_way}
-        return self._say([kind for kind, count in self.kinds.most_common() if count > self._told[kind]])
 
     def too_many(self, samples: int, rate: float) -> str | None:
         """Why the run has to stop, where more than `rate` of `samples` are fresh holes; else None."""
@@ -101,7 +100,7 @@ class Holes:
         if rest := kinds[MOST_SAID:]:
             count, shards = sum(self.kinds[kind] for kind in rest), len({shard for shard, _ in rest})
             said.append(f"holes: {count:,} samples more, of {shards:,} shards; all are in {self.file}")
-        self._told.update({kind: self.kinds[kind] - self._told[kind] for kind in kinds})
+        self._told.update(kinds)
         return said
 
 

@@ -91,8 +91,7 @@ class Journal:
         for certificate in certificates:
             check(certificate)
             self.say(_certified(certificate))
-        if certificates:
-            self._say_all(self.holes.end_of_epoch(self.ledger.open))
+        self.holes.keep(self.ledger.open)
         _check_finite(lines)
         if self.world.is_main and (advice := self.watch.see(lines)):
             self.say(advice)

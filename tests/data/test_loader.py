@@ -347,10 +347,21 @@ def test_an_image_of_another_size_than_its_index_says_is_a_hole(tmp_path: Path) 
     assert manifest.samples == 4
 
 
-def test_a_missing_index_is_no_hole_but_a_failure(damaged: Path) -> None:
-    (damaged / "shards/shard-000001.arrow").unlink()
+def test_a_damaged_index_is_no_hole_but_a_failure(damaged: Path) -> None:
+    os.truncate(damaged / "shards/shard-000001.arrow", 100)
     with pytest.raises(WorkFailed, match=r"shard-000001\.arrow: no readable index"):
         ledger_rows(damaged)
+
+
+def test_a_shard_that_is_gone_with_its_index_is_holes_without_keys(damaged: Path) -> None:
+    for suffix in ("tar", "arrow"):
+        (damaged / f"shards/shard-000000.{suffix}").unlink()
+    made, ledger = ledger_rows(damaged)
+    holes = [hole for batch in made for _, hole in batch.holes]
+    assert {(hole.key, hole.shard, hole.cause) for hole in holes} == {("", "shard-000000.tar", "its index is missing")}
+    (certificate,) = ledger.certify(Order.fit(SAMPLES, BATCH, 5), corpus_of(damaged), SAMPLES)
+    assert certificate["exactly_once"] and certificate["proof"] == "places"
+    assert (certificate["samples"], certificate["holes"]) == (SAMPLES - 40, 40) == (SAMPLES - len(holes), len(holes))
 
 
 # -- evaluation ------------------------------------------------------------------------------------------------

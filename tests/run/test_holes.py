@@ -29,7 +29,7 @@ def line(
     return hole_line({"step": step, "data": short(corpus.fingerprint)}, (0, epoch), hole, corpus, 0)
 
 
-def test_holes_of_one_kind_are_one_line_and_one_more_when_the_epoch_ends() -> None:
+def test_holes_of_one_kind_are_one_line() -> None:
     holes = Holes(FILE)
     (said,) = holes.add([line(n) for n in range(40)])
     assert said == (
@@ -39,9 +39,8 @@ def test_holes_of_one_kind_are_one_line_and_one_more_when_the_epoch_ends() -> No
     assert holes.add([line(41), line(42)]) == []
     (other,) = holes.add([line(50, cause="empty file"), line(43)])
     assert "empty file; 1 sample so far, key-50 at" in other
-    (grown,) = holes.end_of_epoch([])
-    assert "43 samples so far" in grown and holes.known == {}
-    assert holes.end_of_epoch([]) == [], "nothing is said twice"
+    holes.keep([])
+    assert holes.known == {}
 
 
 def test_a_flood_of_kinds_is_summed_up() -> None:

@@ -74,7 +74,7 @@ class RemoteBlob:
             raise WorkFailed(str(error)) from None
         except NoAnswer as error:
             self._resigned = True
-            raise Unreadable(str(error)) from None
+            raise Unreadable(f"{error.reason}, for as long as it was asked") from None  # equal causes are one report
         self._resigned = False
         return result
 

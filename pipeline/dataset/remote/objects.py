@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, BinaryIO, Final, TypeVar
 
 from pipeline.dataset.errors import UsageError
+from pipeline.dataset.ranged import RangedFile
 from pipeline.dataset.remote import ranges
 from pipeline.dataset.remote.filesystems import filesystem, result_of, start
 from pipeline.dataset.remote.patience import Patience, Refused, Unexpected, patiently
@@ -49,33 +50,21 @@ def list_folder(url: str) -> tuple[list[str], list[tuple[str, int]]]:
 def open_url(url: str, block: int = 2**20) -> BinaryIO:
     """An object as a file that can be read from anywhere, `block` bytes at least at a time. Raises UsageError,
     WorkFailed, also while it is read."""
-    return io.BufferedReader(_RangedFile(url, size_of(url)), block)  # type: ignore[return-value]
+    return io.BufferedReader(_ObjectFile(url, size_of(url)), block)  # type: ignore[return-value]
 
 
-class _RangedFile(io.RawIOBase):
+class _ObjectFile(RangedFile):
     """An object of known size."""
 
     def __init__(self, url: str, size: int) -> None:
-        self._url, self._size, self._at = url, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
+        super().__init__(size)
+        self._url = url
 
     def readinto(self, buffer: Any) -> int:
-        at, wanted = self._at, max(0, min(len(buffer), self._size - self._at))
+        at, wanted = self.at, max(0, min(len(buffer), self.size - self.at))
         data = _usable(self._url, lambda: _read_once(self._url, at, wanted))
         buffer[: len(data)] = data
-        self._at += len(data)
+        self.at += len(data)
         return len(data)
 
 

@@ -31,8 +31,9 @@ class Patience:
 
     @property
     def silence_s(self) -> float:
-        """An attempt has failed after so many seconds without a byte."""
-        return self.seconds / 6
+        """An attempt has failed after so many seconds without a byte. With little patience: half of it, up to 3 s, as
+        long as a first connection may take."""
+        return max(self.seconds / 6, min(self.seconds / 2, 3.0))
 
     @classmethod
     def ours(cls) -> "Patience":

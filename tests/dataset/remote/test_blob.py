@@ -90,7 +90,7 @@ def test_what_never_answers_is_one_line_after_the_patience_and_less_from_then_on
         took = []
         for _ in range(2):
             begin = monotonic()
-            with pytest.raises(Unreadable, match=r"^(HTTP 503|503) \(asked (once|\d+ times) in \d s\)$"):
+            with pytest.raises(Unreadable, match=r"^(HTTP 503|503), for as long as it was asked$"):
                 blob.read(0, 10)
             took.append(monotonic() - begin)
         assert 0.5 < took[0] < 4 and took[1] < 1
@@ -102,7 +102,7 @@ def test_what_never_answers_is_one_line_after_the_patience_and_less_from_then_on
 def test_a_dead_server_is_one_line_for_blobs_manifests_and_indexes(broken):
     with broken() as endpoint, connected(endpoint, seconds=1.5):
         for url in urls(endpoint, "plain.tar"):
-            with pytest.raises(Unreadable, match=r"\(asked (once|\d+ times) in \d s\)"):
+            with pytest.raises(Unreadable, match="for as long as it was asked"):
                 RemoteBlob(url).read(0, 10)
         with pytest.raises(WorkFailed, match="does not answer"):
             read_manifest(f"{endpoint}/data")
