@@ -102,14 +102,13 @@ class Loader:
         rows = np.array([[[as_int64(n) for n in row] for row in part.rows] for part in parts], np.int64).sum(axis=0)
         holes = [(Account(part, epoch), hole) for each in parts for part, epoch, hole in each.holes]
         slowest = max(parts, key=lambda part: part.read_s + part.decode_s)
-        used = int((self.feed.wanted(item).ids >= 0).sum())
         return MicroBatch(
             images=torch.from_numpy(slot.images),
             labels=torch.from_numpy(slot.labels),
             weights=torch.from_numpy(slot.weights[:batch]),
             rows=torch.from_numpy(rows),
             holes=holes,
-            times=StageTimes(slowest.read_s, slowest.decode_s, images=used),
+            times=StageTimes(slowest.read_s, slowest.decode_s, images=sum(part.images for part in parts)),
             mix=self._mix(item, slot),
         )
 

@@ -31,6 +31,7 @@ class Part:
     item: int
     rows: list[list[int]]  # [accounts][ROW]
     holes: list[tuple[int, int, Hole]]  # part, epoch, hole
+    images: int  # guests included
     read_s: float
     decode_s: float
 
@@ -58,8 +59,7 @@ class Maker:
     def make(self, item: int, slot: Slot) -> Part:
         """Fills this worker's rows of a slot of the ring. Raises WorkFailed as `Reader.read`."""
         began = time.perf_counter()
-        self.window.look_ahead(item)
-        wanted = self.feed.wanted(item)
+        wanted = self.window.begin(item)
         rows = np.arange(self.share.first, self.share.stop)
         empty, rows = rows[wanted.ids[rows] == NONE], rows[wanted.ids[rows] != NONE]
         ids, epochs = wanted.ids[rows], wanted.epochs[rows]
@@ -72,7 +72,7 @@ class Maker:
         for row in empty.tolist():
             _blank(slot, row)
         ledger, holes = self._account(item, rows, ids, epochs, found, hashes)
-        return Part(item, ledger, holes, taken - began, time.perf_counter() - taken)
+        return Part(item, ledger, holes, len(rows), taken - began, time.perf_counter() - taken)
 
     def close(self) -> None:
         """No more items."""

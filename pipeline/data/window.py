@@ -11,6 +11,7 @@ that one large request serves many items, and each byte is fetched once. Of a ch
 """
 
 import time
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
@@ -80,14 +81,18 @@ class Window:
         self._asked: dict[Key, Request] = {}
         self._guests: dict[Key, Request] = {}
         self._planned = 0  # items
+        self._wanted: deque[Wanted] = deque()  # of those that are planned and not begun
         self._answered_at = time.monotonic()  # any request
 
-    def look_ahead(self, item: int) -> None:
-        """Asks for what the items up to `item + ahead` need."""
+    def begin(self, item: int) -> Wanted:
+        """What an item, the next, is made of. Asks for what the items up to `item + ahead` need."""
         stop = min(item + self.ahead + 1, self.feed.items)
         while self._planned < stop:
-            self._plan(self._planned, self.feed.wanted(self._planned))
+            wanted = self.feed.wanted(self._planned)
+            self._plan(self._planned, wanted)
+            self._wanted.append(wanted)
             self._planned += 1
+        return self._wanted.popleft()
 
     def take(self, epoch: int, sample_id: int, guest: bool) -> Sample | Hole:
         """A sample that was asked for; waits for it. Its bytes leave the window.

@@ -51,7 +51,7 @@ def receive(connection: Connection) -> Part:
     if "trace" in body:
         raise RuntimeError(body["trace"])
     holes = [(part, epoch, Hole(**hole)) for part, epoch, hole in body["holes"]]
-    return Part(body["item"], body["rows"], holes, body["read_s"], body["decode_s"])
+    return Part(**(body | {"holes": holes}))
 
 
 def _failure(error: BaseException) -> dict[str, Any]:

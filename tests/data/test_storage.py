@@ -88,7 +88,7 @@ def test_what_is_missing(dataset, server, tmp_path):
         if "1" not in name and "3" not in name:
             (tmp_path / "data/shards" / name).write_bytes(data[:-50] if "2" in name else data)
     here = Storage(Location.of(tmp_path / "data"), manifest)
-    with pytest.raises(Unreadable, match="^its index is missing$"):
+    with pytest.raises(Unreadable, match=r"^its index is missing$"):
         here.index(1)
     with pytest.raises(WorkFailed, match=r"shard-000002\.arrow: no readable index"):
         here.index(2)
