@@ -100,8 +100,6 @@ def _verdict_of(error: BaseException, environment: RankEnvironment, trainer: "Tr
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     first_line = (str(error).splitlines() or [""])[0]
     message = f"rank {environment.rank} on {where[1]}: {type(error).__name__}: {first_line}"
-    if first_line.startswith("DataLoader worker"):
-        message += " A killed worker is often memory or /dev/shm that ran out: lower loader.workers or loader.prefetch."
     return Verdict("out of memory" if out_of_memory else "exception", *where, True, message)
 
 
