@@ -79,10 +79,16 @@ class Maker:
         self.window.close()
 
     def _write(
-        self, slot: Slot, rows: np.ndarray, ids: np.ndarray, epochs: np.ndarray, found: list[Sample | Hole]
+        self,
+        slot: Slot,
+        rows: np.ndarray,
+        ids: np.ndarray,
+        epochs: np.ndarray,
+        found: list[Sample | Hole],
+        again: bool = False,
     ) -> list[int]:
         """Decodes all samples into the slot; those that cannot be become holes in `found`. Returns pixel hashes."""
-        sizes = [self._size(found, n, sample) for n, sample in enumerate(ids.tolist())]
+        sizes = [_size(sample) for sample in found]
         boxes, flips, draws = self._draws(ids, epochs, np.array(sizes, np.int64).reshape(-1, 2))
 
         def decode(n: int) -> int:
@@ -91,6 +97,11 @@ class Maker:
                 try:
                     pixels = crop_resize(sample.data, sizes[n], boxes[n], self.recipe.image_size)
                 except ImageError as error:
+                    if not again:
+                        mended, here = [self.reader.again(int(ids[n]), str(error))], slice(n, n + 1)
+                        (digest,) = self._write(slot, rows[here], ids[here], epochs[here], mended, again=True)
+                        found[n] = mended[0]
+                        return digest
                     sample = found[n] = self.reader.hole(int(ids[n]), str(error))
             if isinstance(sample, Hole):
                 _blank(slot, row)
@@ -100,21 +111,7 @@ class Maker:
             return xxhash.xxh3_64_intdigest(slot.images[row], sample.label) if self.recipe.pixel_digest else 0
 
         numbers: Iterable[int] = range(len(found))
-        return list(self._pool.map(decode, numbers) if self._pool else map(decode, numbers))
-
-    def _size(self, found: list[Sample | Hole], n: int, sample_id: int) -> tuple[int, int]:
-        """(width, height) of a sample; (1, 1) of a hole, for which nothing is decoded."""
-        sample = found[n]
-        if isinstance(sample, Hole):
-            return 1, 1
-        if sample.row.width:
-            return sample.row.width, sample.row.height
-        try:  # an index that does not know it, as of MDS folders
-            header = read_header(sample.data)
-        except ImageError as error:
-            found[n] = self.reader.hole(sample_id, str(error))
-            return 1, 1
-        return header.width, header.height
+        return list(self._pool.map(decode, numbers) if self._pool and not again else map(decode, numbers))
 
     def _draws(self, ids: np.ndarray, epochs: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray, Draws]:
         """Boxes (int64 [n, 4]), flips (bool [n]) and what else happens to pixels."""
@@ -152,6 +149,19 @@ class Maker:
                 row[KEYLESS] += not sample.key
                 holes.append((*account, sample))
         return ledger, holes
+
+
+def _size(sample: Sample | Hole) -> tuple[int, int]:
+    """(width, height); (1, 1) of what cannot be decoded."""
+    if isinstance(sample, Hole):
+        return 1, 1
+    if sample.row.width:
+        return sample.row.width, sample.row.height
+    try:  # an index that does not know it, as of MDS folders
+        header = read_header(sample.data)
+    except ImageError:  # decoding says why
+        return 1, 1
+    return header.width, header.height
 
 
 def _blank(slot: Slot, row: int) -> None:

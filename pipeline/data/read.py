@@ -81,6 +81,12 @@ class Reader:
         first = int(self.corpus.starts[member] + self.corpus.members[member].manifest.starts[shard])
         return self._storages[member].index(shard).key(sample_id - first)
 
+    def again(self, sample_id: int, cause: str) -> Sample | Hole:
+        """A sample that could not be decoded, from where it came if a copy on this node has rotted; else its hole."""
+        if self.forget(*self._shard_of(sample_id)):
+            return self.read([sample_id], at_once=True)[sample_id]
+        return self.hole(sample_id, cause)
+
     def hole(self, sample_id: int, cause: str) -> Hole:
         """The hole that takes this sample's place."""
         member, shard = self._shard_of(sample_id)

@@ -92,14 +92,19 @@ class Storage:
         with self._lock:
             if monotonic() - self._rotten.get(number, -inf) < _LATE_S:  # what was read before it went
                 return True
+            if self._folder is None:
+                return False
+            wanted = _wanted(self._manifest.shards[number])
             keys = [(self, number, "copy"), (self, number, "copy at once")]
             copy = next(filter(None, map(_BLOBS.peek, keys)), None)
-            if self._folder is None or not isinstance(copy, LocalBlob):
+            if copy is None:  # it is long ago that it was read
+                with suppress(OSError):
+                    copy = self._folder.open(wanted)
+            if not isinstance(copy, LocalBlob):
                 return False
             seen = os.fstat(copy.fd)
             if number in self._sound and os.path.samestat(seen, self._sound[number]):
                 return False
-            wanted = _wanted(self._manifest.shards[number])
             with suppress(OSError):
                 if is_sound(copy.fd, wanted):
                     self._sound[number] = seen

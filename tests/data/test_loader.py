@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import xxhash
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.config import Augment
+from pipeline.config import Augment, Cache
 from pipeline.data.augment import training_boxes
 from pipeline.data.batch import MicroBatch
 from pipeline.data.corpus import Corpus, Member
@@ -335,6 +336,33 @@ def test_holes_come_back_from_worker_processes(damaged: Path) -> None:
     made = list(run_loader(recipe_of(damaged, feed, SIZE, Augment()), workers=2))
     holes = [hole for batch in made for hole in batch.holes]
     assert [account for account, _ in holes] == [(0, 0), (0, 1)] and isinstance(holes[0][1], Hole)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_copy_whose_images_have_rotted_is_read_again_from_its_origin(
+    dataset: Path, tmp_path: Path, threads: int
+) -> None:
+    feed, cache = feed_of(SAMPLES, 1, 0), Cache(dir=tmp_path, bytes="100MB")
+    recipe = recipe_of(dataset, feed, SIZE, Augment(), cache=cache, threads=threads)
+    before = list(run_loader(recipe))
+    copies = sorted(tmp_path.glob("*.shard"))
+    assert len(copies) == 3
+    for tar in dataset.glob("shards/*.tar"):
+        (copy,) = (path for path in copies if path.stat().st_size == tar.stat().st_size)
+        with copy.open("r+b") as file:
+            for row in range(0, len(ShardIndex(tar.with_suffix(".arrow"))), 3):
+                at = ShardIndex(tar.with_suffix(".arrow")).row(row)
+                file.seek(at.offset + at.size // 2)
+                file.write(b"\0" * (at.size // 2))
+    after = list(run_loader(recipe))
+    assert not any(batch.holes for batch in after)
+    for old, new in zip(before, after, strict=True):
+        assert torch.equal(old.images, new.images) and torch.equal(old.rows, new.rows)
+    assert not any(is_rotten(path) for path in tmp_path.glob("*.shard"))
+
+
+def is_rotten(copy: Path) -> bool:
+    return xxhash.xxh3_64_hexdigest(copy.read_bytes()) != copy.name.partition("-")[0]
 
 
 def test_an_image_of_another_size_than_its_index_says_is_a_hole(tmp_path: Path) -> None:
