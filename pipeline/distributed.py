@@ -63,6 +63,11 @@ class World:
         dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.control)
         return tensor
 
+    def total(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum of all ranks' numbers, element by element; of a CPU tensor, in place. No GPU is waited for."""
+        dist.all_reduce(tensor, group=self.control)
+        return tensor
+
     def all_gather(self, value: Any) -> list[Any]:
         """Every rank's JSON value, on every rank, in order of rank."""
         payload = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)

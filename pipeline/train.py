@@ -23,6 +23,7 @@ from pipeline.data.order import SampleOrder
 from pipeline.data.recipe import Recipe
 from pipeline.dataset.errors import StoppedResumable, WorkFailed
 from pipeline.dataset.files import atomic_file
+from pipeline.dataset.remote.traffic import Fetched
 from pipeline.distributed import Vote, World
 from pipeline.engine import build_engine, build_model, import_deepspeed
 from pipeline.evaluate.classify import classify
@@ -235,7 +236,8 @@ class Trainer:
         result = train_step(self.engine, self.config, self.world, micro_batches, lr, step)
         ended = time.perf_counter()
         waits = split(waits_s, [batch.times for batch in micro_batches])
-        facts = StepFacts(step, self.progress.consumed, self.feed.count(index), lr, ended - started, waits)
+        fetched = Fetched.total(batch.fetched for batch in micro_batches)
+        facts = StepFacts(step, self.progress.consumed, self.feed.count(index), lr, ended - started, waits, fetched)
         holes = [hole for batch in micro_batches for hole in batch.holes]
         self.journal.add(facts, result, holes)
         self.progress.step = step

@@ -84,6 +84,7 @@ class Flaky:
         self.rate, self.stall_s, self.faults, self.only, self.pace = rate, stall_s, faults, only, pace
         self.done: Counter[str] = Counter()  # requests, by fault or as "fine"
         self.sent: Counter[str] = Counter()  # bytes of bodies, by path
+        self.asked: list[tuple[str, str]] = []  # path and range of every request
         self._random, self._lock = random.Random(seed), threading.Lock()
 
     def fault(self, path: str) -> str | None:
@@ -118,6 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
+        self.flaky.asked.append((self.path.partition("?")[0], self.headers.get("Range", "")))
         fault = self.flaky.fault(self.path)
         if fault in ("500", "503"):
             self.send_response(int(fault))

@@ -1,12 +1,13 @@
 """What one forward pass takes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from pipeline.data.ledger import Account
 from pipeline.data.read import Hole
+from pipeline.dataset.remote.traffic import Fetched
 
 
 @dataclass
@@ -43,6 +44,7 @@ class MicroBatch:
     holes: list[tuple[Account, Hole]]
     times: StageTimes
     mix: Mix | None = None
+    fetched: Fetched = field(default_factory=Fetched)  # from afar while it was made, for later ones too
 
     def tensors(self) -> list[Tensor]:
         """All that lies on the device."""
@@ -55,4 +57,4 @@ class MicroBatch:
         mix = self.mix
         if mix is not None:
             mix = Mix(*(t.to(device, non_blocking=True) for t in (mix.partner, mix.lam, mix.box)))
-        return MicroBatch(images, labels, weights, self.rows, self.holes, self.times, mix)
+        return MicroBatch(images, labels, weights, self.rows, self.holes, self.times, mix, self.fetched)

@@ -65,6 +65,11 @@ class Corpus:
         """Of all shards."""
         return sum(member.bytes for member in self.members)
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether some of it lies behind a server."""
+        return any(member.location.is_remote for member in self.members)
+
     @cached_property
     def starts(self) -> np.ndarray:
         """int64 [members + 1]: the global id of each dataset's first sample, and the total."""

@@ -25,6 +25,7 @@ from pipeline.data.recipe import Recipe
 from pipeline.data.ring import Ring, Shape, Slot
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.keys import as_int64
+from pipeline.dataset.remote.traffic import Fetched
 
 STALL_S = 3600.0  # workers give up on a storage long before: one that says nothing for so long has stopped
 
@@ -109,6 +110,7 @@ class Loader:
             rows=torch.from_numpy(rows),
             holes=holes,
             times=StageTimes(slowest.read_s, slowest.decode_s, images=sum(part.images for part in parts)),
+            fetched=Fetched.total(part.fetched for part in parts),
             mix=self._mix(item, slot),
         )
 

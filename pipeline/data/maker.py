@@ -22,6 +22,7 @@ from pipeline.data.ring import Slot
 from pipeline.data.window import Share, Window
 from pipeline.dataset.images import ImageError, read_header
 from pipeline.dataset.keys import MASK64
+from pipeline.dataset.remote.traffic import Fetched
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Part:
     images: int  # guests included
     read_s: float
     decode_s: float
+    fetched: Fetched  # from afar, since the part before
 
 
 class Maker:
@@ -54,6 +56,7 @@ class Maker:
             hang_s=1800.0 if recipe.cache else 3 * recipe.retry_s,  # a cache fetches whole shards
             known_holes=recipe.known_holes,
         )
+        self._fetched = Fetched()
         self._pool = ThreadPoolExecutor(recipe.threads, "vitstream-decode") if recipe.threads > 1 else None
 
     def make(self, item: int, slot: Slot) -> Part:
@@ -72,7 +75,9 @@ class Maker:
         for row in empty.tolist():
             _blank(slot, row)
         ledger, holes = self._account(item, rows, ids, epochs, found, hashes)
-        return Part(item, ledger, holes, len(rows), taken - began, time.perf_counter() - taken)
+        before, self._fetched = self._fetched, self.reader.fetched
+        since = self._fetched.since(before)
+        return Part(item, ledger, holes, len(rows), taken - began, time.perf_counter() - taken, since)
 
     def close(self) -> None:
         """No more items."""

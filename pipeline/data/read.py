@@ -21,6 +21,7 @@ from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.index import IndexRow
 from pipeline.dataset.keys import key_hash
 from pipeline.dataset.opening import open_file
+from pipeline.dataset.remote.traffic import Fetched
 
 _Row = tuple[int, IndexRow]  # sample id, where it lies
 _MOST_FILES = 256  # of which something is remembered
@@ -113,6 +114,11 @@ class Reader:
     def forget(self, member: int, shard: int) -> bool:
         """Drops a copy of the shard that is kept on this node, if it has rotted; True if so."""
         return self._storages[member].forget(shard)
+
+    @property
+    def fetched(self) -> Fetched:
+        """What has come from afar so far, of all datasets."""
+        return Fetched.total(storage.fetched for storage in self._storages)
 
     def _shard_of(self, sample_id: int) -> tuple[int, int]:
         """(number of the dataset, number of its shard)."""

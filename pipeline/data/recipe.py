@@ -69,7 +69,7 @@ def _recipe(
         retry_s=config.data.retry_s,
         memory_bytes=loader.memory or default_memory_bytes(local_ranks),
         ahead=loader.prefetch + loader.read_ahead,
-        at_once=loader.prefetch + items_of_step,
+        at_once=items_of_step + (0 if config.data.cache else loader.prefetch),  # a cache fetches them once more
         requests=loader.reads,
         threads=loader.threads,
         pixel_digest=loader.pixel_digest,

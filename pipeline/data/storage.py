@@ -19,7 +19,7 @@ from pipeline.dataset.manifest import File, Manifest, Shard
 from pipeline.dataset.mds_folder import MdsIndex, MdsManifest
 from pipeline.dataset.remote.blob import RemoteBlob
 from pipeline.dataset.remote.patience import Patience
-from pipeline.dataset.remote.traffic import Traffic
+from pipeline.dataset.remote.traffic import Fetched, Traffic
 
 MAX_OPEN: Final = 256  # files, and as many indexes, of all storages of a process; a file descriptor each
 _RESIGNED_S: Final = 60.0  # that a file which could not be had is not asked for as a whole again
@@ -120,6 +120,11 @@ class Storage:
         """{requests, bytes, retries, hedges, cache_hits, seconds}; `seconds`: of waiting, all threads together."""
         counters = ("requests", "bytes", "retries", "hedges", "seconds")
         return {name: getattr(self._traffic, name) for name in counters} | {"cache_hits": self._cache_hits}
+
+    @property
+    def fetched(self) -> Fetched:
+        """What has come from afar so far."""
+        return self._traffic.fetched
 
     def _original(self, number: int) -> Blob:
         shard = self._manifest.shards[number]

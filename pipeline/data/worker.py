@@ -17,6 +17,7 @@ from pipeline.data.read import Hole
 from pipeline.data.recipe import Recipe
 from pipeline.data.ring import Ring
 from pipeline.dataset.errors import WorkFailed
+from pipeline.dataset.remote.traffic import Fetched
 
 
 def run(recipe: Recipe, worker: int, workers: int, ring: Ring, connection: Connection) -> None:
@@ -51,7 +52,7 @@ def receive(connection: Connection) -> Part:
     if "trace" in body:
         raise RuntimeError(body["trace"])
     holes = [(part, epoch, Hole(**hole)) for part, epoch, hole in body["holes"]]
-    return Part(**(body | {"holes": holes}))
+    return Part(**(body | {"holes": holes, "fetched": Fetched(*body["fetched"])}))
 
 
 def _failure(error: BaseException) -> dict[str, Any]:

@@ -18,7 +18,9 @@ from pipeline.data.ledger import HOLES, READ, Account, Ledger, batch_digest, che
 from pipeline.data.order import SampleOrder
 from pipeline.data.read import Hole
 from pipeline.dataset.errors import WorkFailed
+from pipeline.dataset.remote.traffic import Fetched
 from pipeline.distributed import World
+from pipeline.run.afar import Afar, columns
 from pipeline.run.directory import RunDirectory
 from pipeline.run.holes import Holes, hole_line, short
 from pipeline.run.metrics import JsonLines
@@ -36,6 +38,7 @@ class StepFacts:
     lr: float
     step_s: float
     waits: Waits
+    fetched: Fetched
 
 
 @dataclass
@@ -57,8 +60,8 @@ class Journal:
     def __post_init__(self) -> None:
         self.evaluated: dict[str, Holes] = {}  # name of an evaluation -> its holes so far
         if self.world.is_main:
-            remote = any(member.location.is_remote for member in self.corpus.members)
-            self.watch = Watch(self.config, remote)
+            self.watch = Watch(self.config, self.corpus.is_remote)
+            self.afar = Afar(self.corpus)
             self.metrics = JsonLines(self.run.metrics)
             self.digests = JsonLines(self.run.digests)
             self.hole_lines = JsonLines(self.run.holes)
@@ -79,7 +82,8 @@ class Journal:
         if not self.pending:
             return []
         lines = self._lines()
-        self.used += sum(facts.count for facts, _ in self.pending)
+        count = sum(facts.count for facts, _ in self.pending)
+        self.used += count
         self.pending.clear()
         if any(line["holes"] for line in lines):  # known to all ranks alike
             self._gather_holes()
@@ -91,6 +95,10 @@ class Journal:
         for certificate in certificates:
             check(certificate)
             self.say(_certified(certificate))
+        if self.world.is_main and self.corpus.is_remote:
+            self.afar.add(count, lines)
+            if certificates:
+                self.say(self.afar.told())
         self.holes.keep(self.ledger.open)
         _check_finite(lines)
         if self.world.is_main and (advice := self.watch.see(lines)):
@@ -148,10 +156,11 @@ class Journal:
         norms = torch.stack([result.grad_norm for result in results]).tolist()
         all_rows = iter(torch.cat([result.rows for result in results]).tolist())
         lines = []
-        for (facts, _), loss, norm, waits in zip(self.pending, losses, norms, self._waits(), strict=True):
+        told = zip(self.pending, losses, norms, self._waits(), self._fetched(), strict=True)
+        for (facts, _), loss, norm, waits, fetched in told:
             accounts = [Account(*each) for each in self.order.accounts(facts.consumed_before, facts.count)]
             rows = dict(zip(accounts, islice(all_rows, len(accounts)), strict=True))
-            lines.append(self._line(facts, rows, loss, norm, waits))
+            lines.append(self._line(facts, rows, loss, norm, waits) | fetched)
             self.ledger.add(accounts, list(rows.values()))
         return lines
 
@@ -167,6 +176,13 @@ class Journal:
         stages[totals[:, 0] < longest[:, 0]] = 0.0
         felt = self.world.maximum(stages)
         return [Waits(*parts, slowest) for parts, slowest in zip(felt.tolist(), longest[:, 1].tolist(), strict=True)]
+
+    def _fetched(self) -> list[dict[str, int]]:
+        """What came from afar, to all ranks, while each pending step was waited for; nothing where all data is here."""
+        if not self.corpus.is_remote:
+            return [{} for _ in self.pending]
+        counts = self.world.total(torch.tensor([facts.fetched for facts, _ in self.pending], dtype=torch.int64))
+        return [columns(row) for row in counts.tolist()]
 
     def _line(
         self, facts: StepFacts, rows: dict[Account, list[int]], loss_sum: float, grad_norm: float, waits: Waits

@@ -18,6 +18,8 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="session")
 def undisturbed(data, tmp_path_factory):
     """step -> metrics of a run on 2 processes that nothing happened to."""
-    run = write_run(tmp_path_factory.mktemp("undisturbed") / "run.yaml", *data)
+    run = write_run(
+        tmp_path_factory.mktemp("undisturbed") / "run.yaml", *data, loader={"workers": 1, "pixel_digest": True}
+    )
     train(run, 2)
     return steps_of(run)

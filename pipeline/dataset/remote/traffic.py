@@ -2,15 +2,33 @@
 
 import threading
 from collections import deque
+from collections.abc import Iterable
 from math import inf
 from statistics import median
-from typing import Final
+from typing import Final, NamedTuple
 
 _LONG_AT_LEAST_S: Final = 1.0
 _LONG: Final = 4.0  # medians
 _SIZE: Final = 2**20  # bytes, that take about as long as the way there and back
 _REMEMBERED: Final = 64  # requests, of which the median is taken
 _ONE_HEDGE_IN: Final = 20  # requests
+
+
+class Fetched(NamedTuple):
+    """What came over a network, for as long as it was counted."""
+
+    requests: int = 0  # those that failed, and second ones, included
+    bytes: int = 0  # of whole answers
+    retries: int = 0
+
+    @classmethod
+    def total(cls, counts: "Iterable[Iterable[int]]") -> "Fetched":
+        """All of it together."""
+        return cls(*map(sum, zip(cls(), *counts, strict=True)))
+
+    def since(self, before: "Fetched") -> "Fetched":
+        """What came after `before`."""
+        return Fetched(*(now - then for now, then in zip(self, before, strict=True)))
 
 
 class Traffic:
@@ -23,6 +41,11 @@ class Traffic:
         self._long = 0.0  # seconds, of an answer of no bytes
         self.requests = self.bytes = self.retries = self.hedges = 0
         self.seconds = 0.0  # of waiting for answers, all threads together
+
+    @property
+    def fetched(self) -> Fetched:
+        """Since it was made."""
+        return Fetched(self.requests, self.bytes, self.retries)
 
     def asked(self) -> None:
         """A request goes out."""
