@@ -12,7 +12,7 @@ from pipeline.data.order import SampleOrder, slot_owners
 from pipeline.data.spans import spans
 
 _READS = 512  # looked at
-_BATCHES = 64
+_BATCHES, _SAMPLES = 1024, 2**18
 
 
 @dataclass(frozen=True)
@@ -76,18 +76,31 @@ def readers_of_slots(batch_size: int, world_size: int, lanes: int, rows: int, wo
 def shuffle_quality(order: SampleOrder, classes: int, batch_size: int) -> float | None:
     """Chi-square of a global batch's class counts per degree of freedom, if each dataset lay sorted by class.
 
-    1 is an ideal shuffle; a batch of neighbours would have hundreds. The mean over batches from all over an epoch.
-    None where there is one class, or no whole batch in an epoch.
+    The mean over batches from all over an epoch, or of several where one has too few of them to say much. None where
+    there is one class, or no whole batch in an epoch.
     """
     steps = order.samples // batch_size
     if classes < 2 or steps == 0:
         return None
-    batches = min(steps, max(4, min(_BATCHES, 2**18 // batch_size)))
-    ratios = []
-    for step in (np.arange(2 * batches)[1::2] * steps // (2 * batches)).tolist():
-        parts, local = order.parts(order.at(step * batch_size + np.arange(batch_size))[1])
-        samples = np.array([order.part_samples(part) for part in range(int(parts.max()) + 1)])
-        counts = np.bincount(local * classes // samples[parts], minlength=classes)
-        expected = batch_size / classes
-        ratios.append(((counts - expected) ** 2 / expected).sum() / (classes - 1))
-    return float(np.mean(ratios))
+    batches = max(4, min(_BATCHES, _SAMPLES // batch_size))
+    chosen = np.arange(2 * batches)[1::2] * max(steps, batches) // (2 * batches)
+    consumed = chosen[:, None] * batch_size + np.arange(batch_size)
+    parts, local = order.parts(order.at(consumed.ravel())[1])
+    samples = np.array([order.part_samples(part) for part in range(int(parts.max()) + 1)])
+    return chi_square((local * classes // samples[parts]).reshape(consumed.shape), classes)
+
+
+def chi_square(labels: np.ndarray, classes: int) -> float:
+    """The mean over batches of the chi-square of class counts per degree of freedom, all classes being as frequent.
+
+    1 is what chance gives; a batch of one class has its size. A little less than 1 is more even than chance, as what
+    has been read does not come again in the epoch.
+
+    Args:
+        labels: int64 [batches, batch size].
+        classes: two or more.
+    """
+    batches, batch_size = labels.shape
+    _, counts = np.unique(labels + np.arange(batches)[:, None] * classes, return_counts=True)
+    squares = (counts**2).sum() * classes / batch_size  # sum of (count - expected)**2 / expected, all batches
+    return float((squares - batches * batch_size) / (classes - 1) / batches)

@@ -99,13 +99,16 @@ class Order:
 
         C is halved until the tail is at most 1/32 of the dataset (or C is 1: then the shuffle of chunks is a full
         permutation of the samples). G is 16 for each round, or what a lane has: so a batch is at most 1/1024 of the
-        pool that it is drawn from, unless the dataset is smaller.
+        pool that it is drawn from, unless the dataset is smaller. Where a batch takes several samples of a lane, they
+        would too often be neighbours in a window of few chunks: there C is halved until a lane has G of them.
         """
-        chunk = DEFAULT_CHUNK
-        while chunk > 1 and samples - samples // chunk // lanes * lanes * chunk > samples / 32:
+        chunk, window = DEFAULT_CHUNK, DEFAULT_WINDOW * rounds
+        least = window if rounds > 1 else 0  # chunks of a lane
+        while chunk > 1 and (
+            samples - (lane_chunks := samples // chunk // lanes) * lanes * chunk > samples / 32 or lane_chunks < least
+        ):
             chunk //= 2
-        window = max(1, min(DEFAULT_WINDOW * rounds, samples // chunk // lanes))
-        return cls(samples, seed, lanes, chunk, window)
+        return cls(samples, seed, lanes, chunk, max(1, min(window, samples // chunk // lanes)))
 
     def at(self, consumed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As SampleOrder says."""
