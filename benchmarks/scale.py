@@ -58,7 +58,7 @@ def start(dataset: Path, where: float) -> dict[str, float]:
 
     from pipeline.data.corpus import fit_order, open_corpus
     from pipeline.data.feed import TrainFeed
-    from pipeline.data.read import Reader
+    from pipeline.data.read import Reader, Sample
     from pipeline.data.window import Share, Window
 
     before, began = psutil.Process().memory_info().rss, time.perf_counter()
@@ -68,9 +68,7 @@ def start(dataset: Path, where: float) -> dict[str, float]:
     consumed = int(corpus.samples * where) // BATCH * BATCH
     feed = TrainFeed(order, BATCH, RANKS, 7, 64, consumed, 2 * corpus.samples)
     window = Window(Reader(corpus), feed, Share(0, 1, feed.rows), 0, 4, 10**6, 8, 60.0)
-    wanted = window.begin(0)
-    for epoch, sample in zip(wanted.epochs.tolist(), wanted.ids.tolist(), strict=True):
-        assert window.take(epoch, sample, guest=False).data
+    assert all(isinstance(sample, Sample) for sample in window.take(0).samples)
     ended = time.perf_counter()
     grown = (psutil.Process().memory_info().rss - before) / 2**20
     seconds = {"first_batch_s": round(ended - began, 3), "of_which_manifest_s": round(opened - began, 3)}

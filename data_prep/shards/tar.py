@@ -12,13 +12,14 @@ from typing import BinaryIO, Final
 
 import xxhash
 
+from pipeline.dataset.containers import MODE_AND_OWNER
+
 BLOCK: Final = tarfile.BLOCKSIZE
 MAX_MEMBER_BYTES: Final = 2**31
 # The fields of a header between those that differ; numbers are octal digits.
-_MODE_AND_OWNER: Final = b"0000644\0" + b"0000000\0" * 2
 _TIME: Final = b"\0" + b"0" * 11 + b"\0"
 _REST: Final = (tarfile.REGTYPE.ljust(101, b"\0") + tarfile.POSIX_MAGIC).ljust(173, b"\0") + bytes(183)
-_FIXED_SUM: Final = sum(_MODE_AND_OWNER + _TIME + _REST) + 8 * ord(" ")
+_FIXED_SUM: Final = sum(MODE_AND_OWNER + _TIME + _REST) + 8 * ord(" ")
 _PADDING: Final = tuple(bytes(count) for count in range(BLOCK))
 
 
@@ -96,7 +97,7 @@ def _header(name: str, size: int) -> bytes:
     if len(encoded) > 100 or len(digits) > 11:
         raise ValueError(f"{name}, {size} bytes: more than a USTAR header can say")
     checksum = b"%06o\0 " % (_FIXED_SUM + sum(encoded) + sum(digits))  # of all bytes, those of its own as spaces
-    return b"".join((encoded.ljust(100, b"\0"), _MODE_AND_OWNER, digits, _TIME, checksum, _REST))
+    return b"".join((encoded.ljust(100, b"\0"), MODE_AND_OWNER, digits, _TIME, checksum, _REST))
 
 
 def end_of_archive(size: int) -> bytes:

@@ -75,6 +75,23 @@ class Corpus:
         """int64 [members + 1]: the global id of each dataset's first sample, and the total."""
         return np.concatenate([[0], np.cumsum([m.manifest.samples for m in self.members], dtype=np.int64)])
 
+    def places(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(dataset, its shard, place in the shard) of global sample ids; int64 [n] each."""
+        shards = np.searchsorted(self._shard_starts, ids, side="right") - 1
+        members = np.searchsorted(self._first_shards, shards, side="right") - 1
+        return members, shards - self._first_shards[members], ids - self._shard_starts[shards]
+
+    @cached_property
+    def _shard_starts(self) -> np.ndarray:
+        """int64 [shards of all]: the global id of each shard's first sample."""
+        starts = zip(self.starts[:-1], self.members, strict=True)
+        return np.concatenate([start + member.manifest.starts[:-1] for start, member in starts])
+
+    @cached_property
+    def _first_shards(self) -> np.ndarray:
+        """int64 [members]: how many shards the datasets before have."""
+        return np.cumsum([0, *(len(member.manifest.shards) for member in self.members[:-1])], dtype=np.int64)
+
     @cached_property
     def fingerprint(self) -> str:
         """A single dataset's own; else SHA-256 over those of all, in their order, and their weights."""

@@ -6,21 +6,21 @@ row a sample is wanted. So any worker of any attempt can make any part of it, an
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 
 from pipeline.data.order import SampleOrder, slot_owners
 
 NONE = -1  # in place of a slot, a position or a sample id: padding
+_TOGETHER: Final = 64  # samples of an evaluation, which is in order
 
 
 class Wanted(NamedTuple):
-    """The samples of an item: int64 [rows] each, -1 for padding."""
+    """The samples of some items: int64 [items, rows] each, -1 for padding."""
 
     ids: np.ndarray
     epochs: np.ndarray  # of the sample's part
-    positions: np.ndarray  # counts of consumed samples; where there is no order, as in an evaluation, the id
 
 
 class Feed(Protocol):
@@ -40,13 +40,14 @@ class Feed(Protocol):
     @property
     def seed(self) -> int: ...
 
-    def wanted(self, item: int) -> Wanted: ...
+    def wanted(self, items: np.ndarray) -> Wanted:
+        """Of several items at once: the order takes little longer over many samples than over one."""
 
     def place(self, epochs: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(items, rows), int64 [n]: where this rank wants these samples, guests aside; -1 where it does not."""
 
-    def neighbours(self, sample_id: int) -> tuple[int, int]:
-        """[first, last + 1) of the samples that are worth being read together with this one."""
+    def neighbours(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """[first, last + 1) of the samples that are worth being read together with each of these; int64 [n]."""
 
     def accounts(self, item: int) -> list[tuple[int, int]]:
         """(part, epoch) of the global batch's samples, the same on all ranks: the ledger's rows."""
@@ -136,18 +137,18 @@ class TrainFeed:
         """Samples of the global batch: the batch size, but for a partial last step."""
         return min(self.batch_size, self.total - self.consumed_before(step))
 
-    def positions(self, step: int, micro: int) -> np.ndarray:
-        """int64 [rows]: counts of consumed samples to give to the order, or -1 for padding."""
-        slots = self.slots_and_guests[micro]
-        used = (slots != NONE) & (slots < self.count(step))
-        return np.where(used, self.consumed_before(step) + slots, NONE)
+    def positions(self, items: int | np.ndarray) -> np.ndarray:
+        """int64 [items, rows], or [rows] of one: counts of consumed samples to give to the order, or -1 for padding."""
+        steps, micros = np.divmod(items, self.accumulation)
+        slots, before = self.slots_and_guests[micros], self.consumed + np.asarray(steps)[..., None] * self.batch_size
+        return np.where((slots != NONE) & (before + slots < self.total), before + slots, NONE)
 
-    def wanted(self, item: int) -> Wanted:
-        positions = self.positions(*divmod(item, self.accumulation))
+    def wanted(self, items: np.ndarray) -> Wanted:
+        positions = self.positions(items)
         used = positions != NONE
-        epochs, ids = (np.full(len(positions), NONE) for _ in range(2))
+        epochs, ids = (np.full(positions.shape, NONE) for _ in range(2))
         epochs[used], ids[used] = self.order.at(positions[used])
-        return Wanted(ids, epochs, positions)
+        return Wanted(ids, epochs)
 
     def place(self, epochs: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         since = self.order.when(epochs, ids) - self.consumed
@@ -164,8 +165,8 @@ class TrainFeed:
         places[flat[flat != NONE]] = np.flatnonzero(flat != NONE)
         return places
 
-    def neighbours(self, sample_id: int) -> tuple[int, int]:
-        return self.order.chunk_of(sample_id)
+    def neighbours(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.order.chunks_of(ids)
 
     def accounts(self, item: int) -> list[tuple[int, int]]:
         step = item // self.accumulation
@@ -204,11 +205,11 @@ class EvaluationFeed:
     def seed(self) -> int:
         return 0
 
-    def wanted(self, item: int) -> Wanted:
-        inside = np.arange(item * self.batch, (item + 1) * self.batch)
+    def wanted(self, items: np.ndarray) -> Wanted:
+        inside = items[:, None] * self.batch + np.arange(self.batch)
         ids = self.rank * self.per_rank + inside
         ids = np.where((inside < self.per_rank) & (ids < self.samples), ids, NONE)
-        return Wanted(ids, np.where(ids == NONE, NONE, 0), ids)
+        return Wanted(ids, np.where(ids == NONE, NONE, 0))
 
     def place(self, epochs: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         inside = ids - self.rank * self.per_rank
@@ -216,9 +217,9 @@ class EvaluationFeed:
         never = (inside < 0) | (inside >= self.per_rank)
         return np.where(never, NONE, item), np.where(never, NONE, row)
 
-    def neighbours(self, sample_id: int) -> tuple[int, int]:
-        start = sample_id // 64 * 64
-        return start, min(start + 64, self.samples)
+    def neighbours(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        first = ids // _TOGETHER * _TOGETHER
+        return first, np.minimum(first + _TOGETHER, self.samples)
 
     def accounts(self, item: int) -> list[tuple[int, int]]:
         return [(0, 0)]

@@ -42,7 +42,7 @@ def requests_of(
     """
     consumed = np.random.default_rng(0).integers(0, order.samples, _READS)
     epochs, ids = order.at(consumed)
-    chunks = [order.chunk_of(sample) for sample in ids.tolist()]
+    chunks = list(zip(*(edge.tolist() for edge in order.chunks_of(ids)), strict=True))
     lengths = [stop - first for first, stop in chunks]
     neighbours = np.concatenate([np.arange(first, stop) for first, stop in chunks])
     slots = order.when(np.repeat(epochs, lengths), neighbours) % batch_size

@@ -13,7 +13,6 @@ import xxhash
 
 from pipeline.data.augment import Draws, apply, centre_boxes, draw, training_boxes
 from pipeline.data.decode import crop_resize
-from pipeline.data.feed import NONE
 from pipeline.data.keyed import mix64
 from pipeline.data.ledger import HOLES, HOLES_SUM, KEYLESS, PIXELS, PLACES, READ, READ_SUM, ROW
 from pipeline.data.read import Hole, Reader, Sample
@@ -62,14 +61,7 @@ class Maker:
     def make(self, item: int, slot: Slot) -> Part:
         """Fills this worker's rows of a slot of the ring. Raises WorkFailed as `Reader.read`."""
         began = time.perf_counter()
-        wanted = self.window.begin(item)
-        rows = np.arange(self.share.first, self.share.stop)
-        empty, rows = rows[wanted.ids[rows] == NONE], rows[wanted.ids[rows] != NONE]
-        ids, epochs = wanted.ids[rows], wanted.epochs[rows]
-        found = [
-            self.window.take(epoch, sample, guest=row >= self.feed.batch)
-            for row, epoch, sample in zip(rows.tolist(), epochs.tolist(), ids.tolist(), strict=True)
-        ]
+        rows, ids, epochs, found, empty = self.window.take(item)
         taken = time.perf_counter()
         hashes = self._write(slot, rows, ids, epochs, found)
         for row in empty.tolist():

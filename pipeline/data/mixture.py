@@ -92,11 +92,13 @@ class Mixture:
         owners = self.part_of(ids)
         return owners, np.asarray(ids, np.int64) - self._starts[owners]
 
-    def chunk_of(self, sample_id: int) -> tuple[int, int]:
-        """As SampleOrder says: of its dataset's order."""
-        (part,), (local,) = self.parts(np.array([sample_id]))
-        first, stop = self.orders[part].chunk_of(int(local))
-        return int(self._starts[part]) + first, int(self._starts[part]) + stop
+    def chunks_of(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As SampleOrder says: of their datasets' orders."""
+        parts, local = self.parts(ids)
+        lengths = np.array([order.chunk for order in self.orders])[parts]
+        first = local // lengths * lengths
+        stop = np.minimum(first + lengths, np.array([order.samples for order in self.orders])[parts])
+        return self._starts[parts] + first, self._starts[parts] + stop
 
     def used(self, part: int, consumed: int) -> int:
         """As SampleOrder says."""

@@ -64,8 +64,8 @@ class SampleOrder(Protocol):
     def parts(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(part, id within the part) of each global id."""
 
-    def chunk_of(self, sample_id: int) -> tuple[int, int]:
-        """[first, last + 1): the global ids of its chunk, which are read close together."""
+    def chunks_of(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """[first, last + 1): the global ids of each one's chunk, which are read close together."""
 
     def used(self, part: int, consumed: int) -> int:
         """How many of the first `consumed` samples are of this part: its own epochs follow from that."""
@@ -155,10 +155,10 @@ class Order:
         """As SampleOrder says."""
         return self.part_of(ids), np.asarray(ids, np.int64)
 
-    def chunk_of(self, sample_id: int) -> tuple[int, int]:
+    def chunks_of(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As SampleOrder says. The last N mod C samples have one that is not full."""
-        first = sample_id // self.chunk * self.chunk
-        return first, min(first + self.chunk, self.samples)
+        first = ids // self.chunk * self.chunk
+        return first, np.minimum(first + self.chunk, self.samples)
 
     def used(self, part: int, consumed: int) -> int:
         """As SampleOrder says: all of them."""

@@ -8,7 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,10 +16,12 @@ from pipeline.config import Cache
 from pipeline.data.corpus import Corpus, Member
 from pipeline.data.spans import LOCAL_GAP, REMOTE_GAP, Span, spans
 from pipeline.data.storage import Storage
+from pipeline.dataset.blob import Bytes
 from pipeline.dataset.containers import Packed, ShardFile, Unreadable
 from pipeline.dataset.errors import WorkFailed
-from pipeline.dataset.index import IndexRow
+from pipeline.dataset.index import IndexRow, ShardIndex
 from pipeline.dataset.keys import key_hash
+from pipeline.dataset.mds_folder import MdsIndex
 from pipeline.dataset.opening import open_file
 from pipeline.dataset.remote.traffic import Fetched
 
@@ -27,13 +29,12 @@ _Row = tuple[int, IndexRow]  # sample id, where it lies
 _MOST_FILES = 256  # of which something is remembered
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """A sample's bytes as they lie in its shard, and the hash of the key that lay before them."""
 
     key: str
     key_hash: int
-    data: bytes
+    data: Bytes
     label: int
     row: IndexRow
 
@@ -66,34 +67,42 @@ class Reader:
             WorkFailed: a shard's index cannot be used, or a label is beyond the dataset's classes.
         """
         found: dict[int, Sample | Hole] = {}
-        places = sorted((*self._shard_of(sample), sample) for sample in ids)
-        for (member, shard), group in groupby(places, key=lambda place: place[:2]):
-            found |= _ShardReading(self, member, shard, at_once).read([sample for *_, sample in group])
+        ascending = np.unique(np.asarray(ids, np.int64))
+        members, shards, places = self.corpus.places(ascending)
+        edges = np.flatnonzero((np.diff(shards) != 0) | (np.diff(members) != 0)) + 1
+        for some in np.split(np.arange(len(ascending)), edges):
+            if len(some):
+                reading = _ShardReading(self, int(members[some[0]]), int(shards[some[0]]), at_once)
+                found |= reading.read(ascending[some].tolist(), places[some].tolist())
         return found
+
+    @property
+    def remote(self) -> bool:
+        """Whether any of it lies behind a server."""
+        return any(member.location.is_remote for member in self.corpus.members)
 
     def locate(self, sample_id: int) -> tuple[str, IndexRow]:
         """(name of the shard, row of its index). Raises Unreadable, WorkFailed."""
-        member, shard = self._shard_of(sample_id)
-        return self.corpus.members[member].manifest.shards[shard].name, self._row(member, shard, sample_id)
+        member, shard, place = self._place(sample_id)
+        return self.corpus.members[member].manifest.shards[shard].name, self.index(member, shard).row(place)
 
     def key(self, sample_id: int) -> str:
         """A sample's key, without its image. Raises Unreadable, WorkFailed."""
-        member, shard = self._shard_of(sample_id)
-        first = int(self.corpus.starts[member] + self.corpus.members[member].manifest.starts[shard])
-        return self._storages[member].index(shard).key(sample_id - first)
+        member, shard, place = self._place(sample_id)
+        return self.index(member, shard).key(place)
 
     def again(self, sample_id: int, cause: str) -> Sample | Hole:
         """A sample that could not be decoded, from where it came if a copy on this node has rotted; else its hole."""
-        if self.forget(*self._shard_of(sample_id)):
+        if self.forget(*self._place(sample_id)[:2]):
             return self.read([sample_id], at_once=True)[sample_id]
         return self.hole(sample_id, cause)
 
     def hole(self, sample_id: int, cause: str) -> Hole:
         """The hole that takes this sample's place."""
-        member, shard = self._shard_of(sample_id)
+        member, shard, place = self._place(sample_id)
         name = self.corpus.members[member].manifest.shards[shard].name
         try:
-            row = self._row(member, shard, sample_id)
+            row = self.index(member, shard).row(place)
         except Unreadable:  # nor can its index
             return Hole(sample_id, "", 0, name, -1, cause)
         return Hole(sample_id, row.key, key_hash(row.key) if row.key else 0, name, row.offset, cause)
@@ -120,15 +129,13 @@ class Reader:
         """What has come from afar so far, of all datasets."""
         return Fetched.total(storage.fetched for storage in self._storages)
 
-    def _shard_of(self, sample_id: int) -> tuple[int, int]:
-        """(number of the dataset, number of its shard)."""
-        member = int(np.searchsorted(self.corpus.starts, sample_id, side="right")) - 1
-        starts = self.corpus.members[member].manifest.starts
-        return member, int(np.searchsorted(starts, sample_id - int(self.corpus.starts[member]), side="right")) - 1
+    def index(self, member: int, shard: int) -> ShardIndex | MdsIndex:
+        """A shard's index. Raises Unreadable, WorkFailed."""
+        return self._storages[member].index(shard)
 
-    def _row(self, member: int, shard: int, sample_id: int) -> IndexRow:
-        first = int(self.corpus.starts[member] + self.corpus.members[member].manifest.starts[shard])
-        return self._storages[member].index(shard).row(sample_id - first)
+    def _place(self, sample_id: int) -> tuple[int, int, int]:
+        (member,), (shard,), (place,) = self.corpus.places(np.array([sample_id]))
+        return int(member), int(shard), int(place)
 
 
 class _ShardReading:
@@ -139,11 +146,12 @@ class _ShardReading:
         self._member_number, self._number = member, shard
         self._member: Member = reader.corpus.members[member]
         self._shard = self._member.manifest.shards[shard]
+        self._classes = len(reader.corpus.classes)
 
-    def read(self, ids: list[int]) -> dict[int, Sample | Hole]:
-        """All of them, in as few requests as their places allow."""
+    def read(self, ids: list[int], places: list[int]) -> dict[int, Sample | Hole]:
+        """All of them, in as few requests as their places, which ascend, allow."""
         try:
-            rows = [(sample, self._reader._row(self._member_number, self._number, sample)) for sample in ids]
+            rows = zip(ids, self._reader.index(self._member_number, self._number).rows(places), strict=True)
             file = self._reader.file(self._member_number, self._number, self._at_once)
         except (Unreadable, OSError) as error:
             return {sample: self._reader.hole(sample, _cause(error)) for sample in ids}
@@ -161,34 +169,40 @@ class _ShardReading:
                 found[sample] = self._hole(sample, _cause(error))
         gap = REMOTE_GAP if self._member.location.is_remote else LOCAL_GAP
         for span in spans(extents, gap):
-            found |= self._read_span(file, span, [readable[number] for number in span.members])
+            self._read_span(file, span, readable, extents, found)
         return found
 
-    def _read_span(self, file: ShardFile, span: Span, rows: list[_Row]) -> dict[int, Sample | Hole]:
-        try:
-            block = file.blob.read(span.offset, span.length)
-        except (Unreadable, OSError) as error:
-            if len(rows) > 1:  # one bad place must not take its neighbours along
-                return {sample: self._read_one(file, sample, row) for sample, row in rows}
-            return {sample: self._hole(sample, _cause(error)) for sample, _ in rows}
-        view = memoryview(block)
-        found = {}
-        for sample, row in rows:
-            offset, length = file.extent(row)
-            own = bytes(view[offset - span.offset : offset - span.offset + length]) if len(rows) > 1 else block
-            found[sample] = self._parsed(file, sample, row, own)
-        return found
+    def _read_span(
+        self,
+        file: ShardFile,
+        span: Span,
+        readable: list[_Row],
+        extents: list[tuple[int, int]],
+        found: dict[int, Sample | Hole],
+    ) -> None:
+        if len(span.members) > 1:
+            try:
+                blocks = file.blob.read_parts([extents[number] for number in span.members])
+            except (Unreadable, OSError):
+                pass  # one bad place must not take its neighbours along
+            else:
+                for number, block in zip(span.members, blocks, strict=True):
+                    found[readable[number][0]] = self._parsed(file, *readable[number], block, extents[number][1])
+                return
+        for number in span.members:
+            sample, row = readable[number]
+            try:
+                block = file.blob.read(*extents[number])
+            except (Unreadable, OSError) as error:
+                found[sample] = self._hole(sample, _cause(error))
+            else:
+                found[sample] = self._parsed(file, sample, row, block, extents[number][1])
 
-    def _read_one(self, file: ShardFile, sample: int, row: IndexRow) -> Sample | Hole:
+    def _parsed(
+        self, file: ShardFile, sample: int, row: IndexRow, block: bytes | bytearray, length: int
+    ) -> Sample | Hole:
         try:
-            block = file.blob.read(*file.extent(row))
-        except (Unreadable, OSError) as error:
-            return self._hole(sample, _cause(error))
-        return self._parsed(file, sample, row, block)
-
-    def _parsed(self, file: ShardFile, sample: int, row: IndexRow, block: bytes) -> Sample | Hole:
-        try:
-            return self._sample(file.parse(row, block), row)
+            return self._sample(file.parse(row, memoryview(block), length), row)
         except Unreadable as error:
             first = error
         # What lies in a node's cache may have rotted there: once more from where it came.
@@ -203,9 +217,8 @@ class _ShardReading:
         if len(packed.labels) != 1:
             raise Unreadable(f"has {len(packed.labels)} labels; one is needed")
         (label,) = packed.labels
-        classes = len(self._reader.corpus.classes)
-        if label >= classes:
-            say = f"{self._shard.name}: sample {packed.key} is of class {label}, the dataset has {classes}"
+        if label >= self._classes:
+            say = f"{self._shard.name}: sample {packed.key} is of class {label}, the dataset has {self._classes}"
             raise WorkFailed(f"{say}; see: vitstream verify DATASET", "data", False)
         return Sample(packed.key, key_hash(packed.key), packed.data, label, row)
 

@@ -12,16 +12,21 @@ that one large request serves many items, and each byte is fetched once. Of a ch
 
 import time
 from collections import deque
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from pipeline.data.feed import NONE, Feed, Wanted
+from pipeline.data.feed import NONE, Feed
 from pipeline.data.read import Hole, Reader, Sample
 
 Key = tuple[int, int]  # epoch of the sample's part, sample id
-_LOOK_S = 1.0  # how often whoever waits looks whether there is still hope
+_LOOK_S: Final = 1.0  # how often whoever waits looks whether there is still hope
+_PLANNED_TOGETHER: Final = 1024  # rows: over as many, the order costs less than a microsecond each
+_ASKED_TOGETHER: Final = 64  # samples of a file system, whose answers take less than handing a question to a thread
+_ASKED_AT_ONCE: Final = 8  # the same of the first items, which somebody waits for
 
 
 class Request:
@@ -30,7 +35,8 @@ class Request:
     def __init__(self) -> None:
         self.asked_at = time.monotonic()
         self.begun_at: float | None = None
-        self.answer: Future[dict[int, Sample | Hole]]
+        self.answer: Future[None]
+        self.found: dict[Key, Sample | Hole] | None = None  # once it is answered; what is taken leaves it
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,16 @@ class Share:
     @property
     def stop(self) -> int:
         return (self.worker + 1) * self.rows // self.workers
+
+
+class Taken(NamedTuple):
+    """A worker's rows of an item."""
+
+    rows: np.ndarray  # int64 [n]
+    ids: np.ndarray  # int64 [n]
+    epochs: np.ndarray  # int64 [n]
+    samples: list[Sample | Hole]
+    empty: np.ndarray  # int64: rows that hold nothing
 
 
 @dataclass
@@ -81,30 +97,29 @@ class Window:
         self._asked: dict[Key, Request] = {}
         self._guests: dict[Key, Request] = {}
         self._planned = 0  # items
-        self._wanted: deque[Wanted] = deque()  # of those that are planned and not begun
+        self._wanted: deque[tuple[np.ndarray, np.ndarray]] = deque()  # (ids, epochs) of those planned and not taken
+        self._together = min(self.ahead + 1, max(1, _PLANNED_TOGETHER // (self.share.stop - self.share.first)))
         self._answered_at = time.monotonic()  # any request
 
-    def begin(self, item: int) -> Wanted:
-        """What an item, the next, is made of. Asks for what the items up to `item + ahead` need."""
-        stop = min(item + self.ahead + 1, self.feed.items)
-        while self._planned < stop:
-            wanted = self.feed.wanted(self._planned)
-            self._plan(self._planned, wanted)
-            self._wanted.append(wanted)
-            self._planned += 1
-        return self._wanted.popleft()
+    def take(self, item: int) -> Taken:
+        """The samples of an item, the next; waits for them. Their bytes leave the window.
 
-    def take(self, epoch: int, sample_id: int, guest: bool) -> Sample | Hole:
-        """A sample that was asked for; waits for it. Its bytes leave the window.
+        First it asks for what the items up to `item + ahead` need, and sometimes for a few more.
 
         Raises:
             WorkFailed: a shard's index cannot be used.
         """
-        request = (self._guests if guest else self._asked).pop((epoch, sample_id))
-        while not wait([request.answer], _LOOK_S).done:
-            if self._hopeless(request):
-                return Hole(sample_id, "", 0, "", -1, f"the storage has not answered for {self.hang_s:.0f} s")
-        return request.answer.result().pop(sample_id)
+        while self._planned < min(item + self.ahead + 1, self.feed.items):
+            most = self.at_once if self._planned < self.at_once else self._planned + self._together
+            self._plan(range(self._planned, min(most, self.feed.items)))
+        ids, epochs = self._wanted.popleft()
+        rows = np.arange(self.share.first, self.share.stop)
+        used = ids != NONE
+        rows, ids, epochs, empty = rows[used], ids[used], epochs[used], rows[~used]
+        own = np.count_nonzero(rows < self.feed.batch)
+        keys = list(zip(epochs.tolist(), ids.tolist(), strict=True))
+        samples = [*self._found(self._asked, keys[:own]), *self._found(self._guests, keys[own:])]
+        return Taken(rows, ids, epochs, samples, empty)
 
     @property
     def samples(self) -> int:
@@ -115,6 +130,23 @@ class Window:
         """Nothing more is asked for."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
+    def _found(self, asked: dict[Key, Request], keys: list[Key]) -> Iterable[Sample | Hole]:
+        for key in keys:
+            request = asked.pop(key)
+            if request.found is None and not self._answered(request):
+                yield Hole(key[1], "", 0, "", -1, f"the storage has not answered for {self.hang_s:.0f} s")
+                continue
+            assert request.found is not None
+            yield request.found.pop(key)
+
+    def _answered(self, request: Request) -> bool:
+        """Waits; False if there is no hope. Raises what the reading raised."""
+        while not wait([request.answer], _LOOK_S).done:
+            if self._hopeless(request):
+                return False
+        request.answer.result()
+        return True
+
     def _hopeless(self, request: Request) -> bool:
         """Whether it has been under way for too long, or waits behind others none of which is answered."""
         now = time.monotonic()
@@ -122,51 +154,71 @@ class Window:
             return now - request.begun_at > self.hang_s
         return now - max(request.asked_at, self._answered_at) > self.hang_s
 
-    def _plan(self, item: int, wanted: Wanted) -> None:
-        at_once = item < self.at_once
-        missing: list[Key] = []
-        for row in range(self.share.first, self.share.stop):
-            key = (int(wanted.epochs[row]), int(wanted.ids[row]))
-            if key[1] == NONE:
-                continue
-            if row >= self.feed.batch:  # a guest comes for this item alone
-                self._guests[key] = self._ask([key], at_once)
-            elif key not in self._asked:
-                missing.append(key)
-        if not at_once and len(self._asked) < self.room:
-            for keys in self._chunks(item, missing):
-                self._asked |= dict.fromkeys(keys, self._ask(keys, at_once))
-        for key in missing:
-            if key not in self._asked:
-                self._asked[key] = self._ask([key], at_once)
+    def _plan(self, items: range) -> None:
+        """Asks for what these items, the next, need."""
+        wanted = self.feed.wanted(np.arange(items.start, items.stop))
+        share = slice(self.share.first, self.share.stop)
+        ids, epochs = wanted.ids[:, share], wanted.epochs[:, share]
+        self._wanted += zip(ids, epochs, strict=True)
+        self._planned = items.stop
+
+        own = np.arange(share.start, share.stop) < self.feed.batch
+        guests = _keys(epochs[:, ~own], ids[:, ~own])  # each comes for its item alone
+        missing = [key for key in _keys(epochs[:, own], ids[:, own]) if key not in self._asked]
+        at_once = items.start < self.at_once
+        if not at_once and missing and len(self._asked) < self.room:
+            chunks = []
+            for keys in self._chunks(items.start, missing):
+                if len(self._asked) + len(keys) <= self.room:
+                    self._asked |= dict.fromkeys(keys)  # type: ignore[arg-type]  # below
+                    chunks.append(keys)
+            self._ask(self._asked, chunks, at_once)
+            missing = [key for key in missing if key not in self._asked]
+        self._ask(self._asked, [[key] for key in missing], at_once)
+        self._ask(self._guests, [[key] for key in guests], at_once)
 
     def _chunks(self, item: int, missing: list[Key]) -> list[list[Key]]:
         """For each chunk of the missing: all of its samples that this worker needs at `item` or later."""
-        chunks = sorted({(epoch, *self.feed.neighbours(sample)) for epoch, sample in missing})
-        chunks = [chunk for chunk in chunks if chunk[2] - chunk[1] > 1]
-        if not chunks:
-            return []
-        ids = np.concatenate([np.arange(first, stop) for _, first, stop in chunks])
-        lengths = [stop - first for _, first, stop in chunks]
-        epochs = np.repeat([epoch for epoch, *_ in chunks], lengths)
+        epochs, ids = np.array(missing, np.int64).T
+        first, stop = self.feed.neighbours(ids)
+        chunks = np.unique(np.stack([epochs, first, stop], axis=1), axis=0)
+        epochs, first, stop = chunks[chunks[:, 2] - chunks[:, 1] > 1].T
+        lengths = stop - first
+        ends = np.cumsum(lengths)
+        ids = np.arange(lengths.sum()) + np.repeat(first - (ends - lengths), lengths)
+        epochs = np.repeat(epochs, lengths)
         items, rows = self.feed.place(epochs, ids)
         needed = (items >= item) & (rows >= self.share.first) & (rows < self.share.stop)
-        found, at = [], 0
-        for (epoch, *_), length in zip(chunks, lengths, strict=True):
-            here = ids[at : at + length][needed[at : at + length]].tolist()
-            found.append([(epoch, sample) for sample in here if (epoch, sample) not in self._asked])
-            at += length
-        return [keys for keys in found if keys]
+        chunk = np.repeat(np.arange(len(lengths)), lengths)[needed]
+        keys: list[list[Key]] = [[] for _ in range(len(lengths))]
+        for number, key in zip(chunk.tolist(), _keys(epochs[needed], ids[needed]), strict=True):
+            if key not in self._asked:
+                keys[number].append(key)
+        return list(filter(None, keys))
 
-    def _ask(self, keys: list[Key], at_once: bool) -> Request:
-        request = Request()
-        request.answer = self._pool.submit(self._read, request, keys, at_once)
-        return request
+    def _ask(self, asked: dict[Key, Request], groups: list[list[Key]], at_once: bool) -> None:
+        """Asks for groups of samples: each by itself where a server answers, since that takes time; else several."""
+        together = 1 if self.reader.remote else _ASKED_AT_ONCE if at_once else _ASKED_TOGETHER
+        keys: list[Key] = []
+        for group in groups:
+            keys += group
+            if len(keys) >= together or group is groups[-1]:
+                request = Request()
+                request.answer = self._pool.submit(self._read, request, keys, at_once)
+                asked |= dict.fromkeys(keys, request)
+                keys = []
 
-    def _read(self, request: Request, keys: list[Key], at_once: bool) -> dict[int, Sample | Hole]:
+    def _read(self, request: Request, keys: list[Key], at_once: bool) -> None:
         request.begun_at = time.monotonic()
-        known = {key[1]: self.reader.hole(key[1], self.known_holes[key]) for key in keys if key in self.known_holes}
+        known = {key: self.reader.hole(key[1], self.known_holes[key]) for key in keys if key in self.known_holes}
         try:
-            return known | self.reader.read([sample for _, sample in keys if sample not in known], at_once)
+            read = self.reader.read([key[1] for key in keys if key not in known], at_once)
+            request.found = {key: read[key[1]] if key not in known else known[key] for key in keys}
         finally:
             self._answered_at = time.monotonic()
+
+
+def _keys(epochs: np.ndarray, ids: np.ndarray) -> list[Key]:
+    """Those that are no padding."""
+    used = ids != NONE
+    return list(zip(epochs[used].tolist(), ids[used].tolist(), strict=True))

@@ -1,10 +1,15 @@
 """The bytes of one file of a dataset, wherever it lies: read by ranges."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from pipeline.dataset.files import open_regular
+
+Bytes = bytes | memoryview  # a view saves a copy
+Part = tuple[int, int]  # offset and length, in bytes
+_MOST_PIECES: Final = os.sysconf("SC_IOV_MAX")  # of one preadv(2)
 
 
 class Unreadable(Exception):
@@ -22,6 +27,12 @@ class Blob(Protocol):
         Raises:
             OSError: the file system refuses.
             Unreadable: a server refuses, or does not answer for as long as we have patience.
+        """
+
+    def read_parts(self, parts: Sequence[Part]) -> Sequence[bytes | bytearray]:
+        """Several parts, ascending and close to each other, with one request; each in memory of its own.
+
+        Raises as `read`; parts beyond the file's end are short.
         """
 
     def size(self) -> int:
@@ -42,6 +53,22 @@ class LocalBlob:
 
     def read(self, offset: int, length: int) -> bytes:
         return os.pread(self.fd, length, offset)
+
+    def read_parts(self, parts: Sequence[Part]) -> list[bytearray]:
+        wanted, pieces, at = [], [], parts[0][0]
+        for offset, length in parts:
+            if offset > at:
+                pieces.append(bytearray(offset - at))  # read for nothing
+            wanted.append(bytearray(length))
+            pieces.append(wanted[-1])
+            at = offset + length
+        if sum(map(len, pieces)) != at - parts[0][0] or len(pieces) > _MOST_PIECES:  # some overlap
+            return [bytearray(self.read(*part)) for part in parts]
+        end = parts[0][0] + os.preadv(self.fd, pieces, parts[0][0])
+        if end < at:
+            for (offset, _), piece in zip(parts, wanted, strict=True):
+                del piece[max(0, end - offset) :]
+        return wanted
 
     def size(self) -> int:
         return os.fstat(self.fd).st_size

@@ -18,6 +18,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from pipeline.dataset.blob import Bytes
 from pipeline.dataset.colour import is_srgb, lab_to_srgb, to_srgb
 from pipeline.dataset.jpeg import read_markers, with_whole_scan
 
@@ -54,7 +55,7 @@ class ImageHeader:
         return replace(self, width=sides[0], height=sides[1], orientation=1)
 
 
-def read_header(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageHeader:
+def read_header(data: Bytes, max_pixels: int = MAX_PIXELS) -> ImageHeader:
     """Format, size and orientation of encoded bytes, without decoding.
 
     Raises:
@@ -62,10 +63,10 @@ def read_header(data: bytes, max_pixels: int = MAX_PIXELS) -> ImageHeader:
     """
     if not data:
         raise ImageError("empty file")
-    return _jpeg_header(data, max_pixels) if data[:2] == b"\xff\xd8" else _pillow_header(data, max_pixels)
+    return _jpeg_header(data, max_pixels) if data[:2] == b"\xff\xd8" else _pillow_header(bytes(data), max_pixels)
 
 
-def decode(data: bytes, header: ImageHeader, min_width: int = 0, min_height: int = 0) -> np.ndarray:
+def decode(data: Bytes, header: ImageHeader, min_width: int = 0, min_height: int = 0) -> np.ndarray:
     """Decodes to uint8 [height, width, 3], sRGB, upright.
 
     With `min_width` and `min_height` a JPEG may come out at 1/2, 1/4 or 1/8 of its size, but not below either.
@@ -101,7 +102,7 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def _jpeg_header(data: bytes, max_pixels: int) -> ImageHeader:
+def _jpeg_header(data: Bytes, max_pixels: int) -> ImageHeader:
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError as error:
@@ -169,17 +170,17 @@ def _fast_size(stored: ImageHeader, min_width: int, min_height: int) -> tuple[in
     return width, height
 
 
-def _turbo_decode(data: bytes, colours: str, min_width: int, min_height: int) -> np.ndarray:
+def _turbo_decode(data: Bytes, colours: str, min_width: int, min_height: int) -> np.ndarray:
     try:
         return simplejpeg.decode_jpeg(data, colours, min_height=min_height, min_width=min_width)
     except ValueError as error:  # strict: the first thing that is odd, and this one may hide worse
-        mended = with_whole_scan(data) if "Invalid SOS parameters" in str(error) else None
+        mended = with_whole_scan(bytes(data)) if "Invalid SOS parameters" in str(error) else None
         if mended is None:
             raise
     return simplejpeg.decode_jpeg(mended, colours, min_height=min_height, min_width=min_width)
 
 
-def _pillow_decode(data: bytes, orientation: int) -> np.ndarray:
+def _pillow_decode(data: Bytes, orientation: int) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.load()

@@ -6,10 +6,10 @@ no start-up time and no memory, and a row can also be fetched from afar by a ran
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -37,9 +37,8 @@ SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class IndexRow:
-    """One sample of a shard."""
+class IndexRow(NamedTuple):
+    """One sample of a shard. A tuple, which is made three times as fast as a frozen dataclass."""
 
     key: str
     offset: int
@@ -61,6 +60,42 @@ def write_table(path: Path, table: pa.Table) -> None:
         writer.write_table(table.combine_chunks(), max_chunksize=ROWS_PER_BATCH)
 
 
+class _Batch:
+    """1,024 rows. `rows` takes them from where they lie with numpy, in a tenth of the time that Arrow takes over it."""
+
+    def __init__(self, columns: pa.RecordBatch) -> None:
+        """Raises ArrowInvalid where a value is missing."""
+        self.columns = columns
+        keys, offsets, sizes, labels, widths, heights = columns.columns
+        if any(column.null_count for column in (keys, labels, labels.values)):
+            raise pa.ArrowInvalid("a value is missing")
+        self._numbers = [column.to_numpy() for column in (offsets, sizes, widths, heights)]
+        self._text = memoryview(keys.buffers()[2] or b"")
+        self._text_edges, self._label_edges = _edges(keys), _edges(labels)
+        self._labels = labels.values.to_numpy()
+
+    def rows(self, places: list[int]) -> list[IndexRow]:
+        """Those at these places, in this order."""
+        at = np.array(places)
+        text, edges = self._text, (self._text_edges[at], self._text_edges[at + 1])
+        keys = [str(text[start:stop], "utf-8") for start, stop in zip(*(e.tolist() for e in edges), strict=True)]
+        first, stop = self._label_edges[at], self._label_edges[at + 1]
+        if (stop - first == 1).all():
+            labels: Iterable[tuple[int, ...]] = zip(self._labels[first].tolist(), strict=True)
+        else:
+            labels = [tuple(self._labels[a:b].tolist()) for a, b in zip(first.tolist(), stop.tolist(), strict=True)]
+        offsets, sizes, widths, heights = (numbers[at].tolist() for numbers in self._numbers)
+        return list(map(IndexRow, keys, offsets, sizes, labels, widths, heights))
+
+
+def _edges(column: pa.Array) -> np.ndarray:
+    """int32 [rows + 1]: where the texts or lists of a column begin and end."""
+    buffer = column.buffers()[1]
+    if buffer is None:  # of no rows
+        return np.zeros(1, np.int32)
+    return np.frombuffer(buffer, np.int32, len(column) + 1, 4 * column.offset)
+
+
 class ShardIndex:
     """An index, memory-mapped or read by ranges. Columns are read in place; nothing is loaded up front.
 
@@ -77,7 +112,7 @@ class ShardIndex:
         """
         self._where = where or (str(source) if isinstance(source, Path) else source.name)
         self._samples, self._remote = samples, not isinstance(source, Path)
-        self._batches: OrderedDict[int, pa.RecordBatch] = OrderedDict()
+        self._batches: OrderedDict[int, _Batch] = OrderedDict()
         self._lock = threading.Lock()
         try:
             if isinstance(source, Path):
@@ -99,50 +134,58 @@ class ShardIndex:
         batches = self._reader.num_record_batches
         if batches == 0:
             return 0
-        return (batches - 1) * ROWS_PER_BATCH + self._batch(batches - 1).num_rows
+        return (batches - 1) * ROWS_PER_BATCH + self._columns(batches - 1).num_rows
 
     def row(self, position: int) -> IndexRow:
         """The sample at `position` in this shard."""
-        batch = self._batch(position // ROWS_PER_BATCH)
-        values = [column[position % ROWS_PER_BATCH].as_py() for column in batch.columns]
-        key, offset, size, labels, width, height = values
-        return IndexRow(key, offset, size, tuple(labels), width, height)
+        return self.rows([position])[0]
+
+    def rows(self, positions: Sequence[int]) -> list[IndexRow]:
+        """The samples at these positions; several at once take little longer than one."""
+        found: list[IndexRow] = []
+        for number, some in groupby(positions, lambda position: position // ROWS_PER_BATCH):
+            found += self._batch(number).rows([position % ROWS_PER_BATCH for position in some])
+        return found
 
     def key(self, position: int) -> str:
         """The key alone."""
-        return self._batch(position // ROWS_PER_BATCH)["key"][position % ROWS_PER_BATCH].as_py()
+        return self._columns(position // ROWS_PER_BATCH)["key"][position % ROWS_PER_BATCH].as_py()
 
     def keys(self) -> list[str]:
         """All keys, in order: for audits, not for the hot path."""
-        return [key for b in range(self._reader.num_record_batches) for key in self._batch(b)["key"].to_pylist()]
+        return [key for b in range(self._reader.num_record_batches) for key in self._columns(b)["key"].to_pylist()]
 
     def take(self, positions: np.ndarray) -> pa.Table:
         """The rows at these positions, as columns: for views, which copy many."""
-        batches = [self._batch(number) for number in range(self._reader.num_record_batches)]
+        batches = [self._columns(number) for number in range(self._reader.num_record_batches)]
         return pa.Table.from_batches(batches, SCHEMA).combine_chunks().take(pa.array(positions, pa.int64()))
 
     def find(self, key: str) -> int | None:
         """Position of `key` in this shard, or None."""
         for number in range(self._reader.num_record_batches):
-            found = pc.index(self._batch(number)["key"], key).as_py()
+            found = pc.index(self._columns(number)["key"], key).as_py()
             if found >= 0:
                 return number * ROWS_PER_BATCH + found
         return None
 
-    def _batch(self, number: int) -> pa.RecordBatch:
+    def _columns(self, number: int) -> pa.RecordBatch:
+        return self._batch(number).columns
+
+    def _batch(self, number: int) -> _Batch:
         found = self._batches.get(number)
         if found is not None:
             return found
         with self._lock:
             try:
-                batch = self._reader.get_batch(number)
-                batch.validate(full=True)  # offsets inside their buffers, text that is UTF-8
+                columns = self._reader.get_batch(number)
+                columns.validate(full=True)  # offsets inside their buffers, text that is UTF-8
+                batch = _Batch(columns)
             except (OSError, ValueError, pa.ArrowException) as error:
                 raise self._unusable(error) from None
             if self._samples is not None:
                 before = number * ROWS_PER_BATCH
-                if batch.num_rows != min(ROWS_PER_BATCH, self._samples - before):
-                    raise self._miscounted(before + batch.num_rows)
+                if columns.num_rows != min(ROWS_PER_BATCH, self._samples - before):
+                    raise self._miscounted(before + columns.num_rows)
             self._batches[number] = batch
             if self._remote and len(self._batches) > MAX_REMOTE_BATCHES:
                 self._batches.popitem(last=False)

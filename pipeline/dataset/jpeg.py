@@ -8,6 +8,8 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
+from pipeline.dataset.blob import Bytes
+
 _SOI, _EOI, _SOS, _APP1, _APP2, _TEM = 0xD8, 0xD9, 0xDA, 0xE1, 0xE2, 0x01
 _BASELINE: Final = 0xC0
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # tables and a reserved one lie between them
@@ -29,7 +31,7 @@ class JpegMarkers:
     more_pictures: bool  # CIPA DC-007: others follow behind this one
 
 
-def read_markers(data: bytes) -> JpegMarkers:
+def read_markers(data: Bytes) -> JpegMarkers:
     """Reads them as far as they can be: what is damaged counts as not there, and the decoder's word is what decides."""
     baseline, orientation, more, chunks = False, None, False, []
     position, end = 2, len(data) - 4
@@ -47,12 +49,14 @@ def read_markers(data: bytes) -> JpegMarkers:
             baseline = baseline and data[position + length - 1 : position + length + 2] == _WHOLE_BLOCK
             break
         start, position = position + 4, position + 2 + length
-        if marker == _APP1 and orientation is None and data.startswith(_EXIF, start):
-            orientation = exif_orientation(data[start + len(_EXIF) : position])
-        elif marker == _APP2 and data.startswith(_PROFILE, start):
-            chunks.append(data[start + len(_PROFILE) : position])
-        elif marker == _APP2 and data.startswith(_MORE_PICTURES, start):
-            more = True
+        if marker in (_APP1, _APP2):
+            content = bytes(data[start:position])
+            if marker == _APP1 and orientation is None and content.startswith(_EXIF):
+                orientation = exif_orientation(content.removeprefix(_EXIF))
+            elif marker == _APP2 and content.startswith(_PROFILE):
+                chunks.append(content.removeprefix(_PROFILE))
+            elif marker == _APP2 and content.startswith(_MORE_PICTURES):
+                more = True
         elif marker in _FRAMES:
             baseline = marker == _BASELINE
     return JpegMarkers(baseline, orientation or 1, _join(chunks) if chunks else None, more)

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline.dataset.blob import Blob
+from pipeline.dataset.blob import Blob, Bytes
 
 MAX_COLUMNS_BYTES: Final = 2**20
 KEY_COLUMNS: Final = ("key", "__key__")
@@ -106,7 +106,7 @@ def key_column(columns: Sequence[Column]) -> Column | None:
     return next((c for c in columns if c.name in KEY_COLUMNS and c.encoding == "str"), None)
 
 
-def fields_of(columns: Sequence[Column], begin: int, end: int, sample: bytes) -> dict[str, Field]:
+def fields_of(columns: Sequence[Column], begin: int, end: int, sample: Bytes) -> dict[str, Field]:
     """Where each column's value of a sample lies, which is bytes [begin, end) of the file.
 
     Args:

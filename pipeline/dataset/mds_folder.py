@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.dataset.blob import Blob, Unreadable
+from pipeline.dataset.blob import Blob, Bytes, Unreadable
 from pipeline.dataset.containers import Packed, ShardFile
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import canonical_json
@@ -115,6 +115,10 @@ class MdsIndex:
         begin, end = map(int, self._offsets[position : position + 2])
         return IndexRow(own_key(self._name, str(position)), begin, end - begin, (), 0, 0)
 
+    def rows(self, positions: Sequence[int]) -> list[IndexRow]:
+        """The samples at these positions."""
+        return list(map(self.row, positions))
+
     def key(self, position: int) -> str:
         """The key of a sample, for which one has to look into it where there is a key column. Raises Unreadable."""
         row = self.row(position)
@@ -125,7 +129,7 @@ class MdsIndex:
             place = fields_of(self._layout.columns, 0, row.size, head)[self._layout.key]
             if place.offset + place.size > len(head):
                 return _key(row, self._blob.read(row.offset + place.offset, min(place.size, 64)))
-            return _key(row, _value(head, place))
+            return _key(row, bytes(_value(head, place)))
         except OSError as error:
             raise Unreadable(f"cannot read: {error.strerror}") from None
         except MdsError as error:
@@ -150,14 +154,14 @@ class MdsFolderFile(ShardFile):
     def extent(self, row: IndexRow) -> tuple[int, int]:
         return row.offset, row.size
 
-    def _parse(self, row: IndexRow, block: bytes) -> Packed:
+    def _parse(self, row: IndexRow, block: Bytes) -> Packed:
         layout = self._layout
         try:
             fields = fields_of(layout.columns, 0, row.size, block)
         except MdsError as error:
             raise Unreadable(f"the sample {error}") from None
-        key = _key(row, _value(block, fields[layout.key])) if layout.key else row.key
-        label = self._label(key, _value(block, fields[layout.label.name]))
+        key = _key(row, bytes(_value(block, fields[layout.key]))) if layout.key else row.key
+        label = self._label(key, bytes(_value(block, fields[layout.label.name])))
         return Packed(key, _value(block, fields[layout.image]), (label,))
 
     def _label(self, key: str, value: bytes) -> int:
@@ -282,7 +286,7 @@ def _shard(entry: Entry, place: Location) -> Shard:
     return Shard(entry.name, entry.samples, entry.bytes, xxh3, key_sum="")
 
 
-def _value(block: bytes, place: Field) -> bytes:
+def _value(block: Bytes, place: Field) -> Bytes:
     return block[place.offset : place.offset + place.size]
 
 

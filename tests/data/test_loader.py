@@ -89,7 +89,7 @@ def test_ranks_micro_batches_are_the_global_batch_padded(batch: int, world: int,
     assert accumulation * micro_batch - -(-batch // world) < accumulation  # no more padding than it takes
     assert feeds[0].steps == -(-total // batch)
     for step in {0, feeds[0].steps - 1}:
-        every = np.concatenate([feed.positions(step, micro) for feed in feeds for micro in range(accumulation)])
+        every = np.concatenate([feed.positions(step * accumulation + n) for feed in feeds for n in range(accumulation)])
         read = np.sort(every[every != NONE])
         start = 7 + step * batch
         assert np.array_equal(read, np.arange(start, min(start + batch, 7 + total)))
@@ -105,7 +105,7 @@ def test_the_last_step_is_partial() -> None:
     feed = feed_of(SAMPLES, world=2, rank=1, limit=5)
     assert feed.steps == 9 and feed.count(7) == 24 and feed.count(8) == 2 * SAMPLES - 8 * 24 == 20
     assert feed.accumulation == 3 and feed.slots.shape == (3, 4)
-    last = np.concatenate([feed.positions(8, micro) for micro in range(3)])
+    last = feed.positions(np.arange(24, 27)).ravel()
     assert last.tolist() == [204, 205, 206, 207, 208, 209, 210, 211, *[NONE] * 4]
 
 
@@ -114,7 +114,7 @@ def test_a_feed_goes_on_where_another_stopped() -> None:
     whole, rest = feed_of(SAMPLES, 1, 0), feed_of(SAMPLES, 1, 0, consumed=5 * BATCH)
     assert rest.steps == whole.steps - 5
     for step in range(rest.steps):
-        assert np.array_equal(rest.positions(step, 0), whole.positions(step + 5, 0))
+        assert np.array_equal(rest.positions(step), whole.positions(step + 5))
 
 
 # -- the same bytes for any topology ---------------------------------------------------------------------------
@@ -131,7 +131,7 @@ def slot_hashes(dataset: Path, world: int, workers: int, limit: int) -> dict[tup
             step, micro = divmod(item, feed.accumulation)
             items += 1
             for row, slot in enumerate(feed.slots[micro]):
-                if feed.positions(step, micro)[row] == NONE:
+                if feed.positions(item)[row] == NONE:
                     assert batch.weights[row] == 0 and batch.labels[row] == 0 and not batch.images[row].any()
                     continue
                 parts = (batch.images[row].numpy(), batch.labels[row].numpy(), batch.weights[row].numpy())
@@ -213,7 +213,7 @@ def test_a_batch_digest_is_the_sum_of_its_keys_hashes(dataset: Path) -> None:
     reader, feed = DatasetReader(dataset, manifest), feed_of(SAMPLES, 1, 0)
     made = batches_of(dataset, feed)
     for step in (0, 4):  # the second crosses into the next epoch
-        ids = feed.order.ids(feed.positions(step, 0))
+        ids = feed.order.ids(feed.positions(step))
         keys = [reader.locate(int(sample))[1].key for sample in ids]
         rows = made[step].rows.tolist()
         assert batch_digest(rows) == f"{key_sum(keys):016x}"

@@ -130,7 +130,7 @@ def test_it_is_what_training_reads(dataset: Path) -> None:
     for step, batch in enumerate(run_loader(recipe_of(dataset, feed, 16, Augment())), 1):
         keys = keys_of_step(corpus, COURSE, step, 1, None)["keys"]
         assert batch_digest(batch.rows.tolist()) == f"{key_sum(keys):016x}"
-        ids = feed.order.ids(feed.positions(step - 1, 0)).tolist()
+        ids = feed.order.ids(feed.positions(step - 1)).tolist()
         samples = reader.read(ids)
         assert [samples[sample].key for sample in ids] == keys
     assert step == feed.steps and np.array_equal(feed.slots[0], np.arange(BATCH))
@@ -169,7 +169,7 @@ def test_the_last_step_of_a_run_is_the_one_that_training_reads(dataset: Path) ->
         feeds = [TrainFeed(fitted, BATCH, world_size, rank, 64, 0, SAMPLES) for rank in range(world_size)]
         for step in range(1, feeds[0].steps + 1):
             for rank, feed in enumerate(feeds):
-                positions = feed.positions(step - 1, 0)
+                positions = feed.positions(step - 1)
                 read = [reader.locate(int(n))[1].key for n in feed.order.ids(positions[positions >= 0])]
                 assert keys_of_step(corpus, course, step, world_size, rank)["keys"] == read
     last = order(dataset, "--step", 5, "--epochs", 1)["keys"]

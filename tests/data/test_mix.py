@@ -254,7 +254,7 @@ def seen_by_the_model(
             guests += int((partner >= feed.batch).sum())
             targets = [F.one_hot(labels, CLASSES) for labels in (batch.labels[: feed.batch], batch.labels[partner])]
             target = lam[:, None] * targets[0] + (1 - lam[:, None]) * targets[1]
-            for row, position in enumerate(feed.positions(step, micro)[: feed.batch]):
+            for row, position in enumerate(feed.positions(step * feed.accumulation + micro)[: feed.batch]):
                 if position != NONE and batch.weights[row]:
                     seen[step, int(feed.slots[micro, row])] = (
                         images[row].numpy().tobytes() + target[row].numpy().tobytes()

@@ -43,11 +43,12 @@ def test_each_dataset_goes_through_its_own_epochs_and_every_read_inverts(mixture
     assert start == mixture.samples
     some = ids[:: max(1, len(ids) // 20)]
     parts, local = mixture.parts(some)
-    for sample, part, own in zip(some.tolist(), parts.tolist(), local.tolist(), strict=True):
-        first, stop = mixture.chunk_of(sample)
-        within = mixture.orders[part].chunk_of(own)
-        assert first <= sample < stop and (first - sample, stop - sample) == (within[0] - own, within[1] - own)
-        assert 0 < stop - first <= mixture.orders[part].chunk
+    first, stop = mixture.chunks_of(some)
+    assert (first <= some).all() and (some < stop).all()
+    for number, (part, own) in enumerate(zip(parts.tolist(), local.tolist(), strict=True)):
+        within = np.stack(mixture.orders[part].chunks_of(np.array([own])))[:, 0]
+        assert (np.array([first[number], stop[number]]) - some[number]).tolist() == (within - own).tolist()
+        assert 0 < stop[number] - first[number] <= mixture.orders[part].chunk
 
 
 @settings(max_examples=80, deadline=None)

@@ -1,6 +1,5 @@
 """Reading one sample of each kind of shard: what is there, or a hole that says why not."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,7 +34,7 @@ def test_labels_are_read_from_our_own_tars(tmp_path: Path) -> None:
         row = IndexRow(KEY, 512, len(photo()), labels, 32, 24)
         assert file.read(row).labels == labels and file.read(row).data == photo()
         with pytest.raises(Unreadable, match=r"the shard says label .*, its index 9"):
-            file.read(replace(row, labels=(9,)))
+            file.read(row._replace(labels=(9,)))
         file.close()
 
 

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 
@@ -119,7 +118,7 @@ def test_a_label_that_tar_and_index_disagree_on_is_a_hole(data, tmp_path):
     shutil.copytree(data[0], damaged)
     path = damaged / "shards" / "shard-000000.arrow"
     rows = [ShardIndex(path).row(n) for n in range(len(ShardIndex(path)))]
-    rows[3] = replace(rows[3], labels=((rows[3].labels[0] + 1) % 5,))
+    rows[3] = rows[3]._replace(labels=((rows[3].labels[0] + 1) % 5,))
     write_index(path, rows)
     run = write_run(tmp_path / "run.yaml", damaged, epochs=1)
     train(run, 2, "--set", "data.max_hole_rate=0.01")

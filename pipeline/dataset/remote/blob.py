@@ -1,13 +1,13 @@
 """A remote file of a dataset, read by ranges: as a local one, but that it may take a while, and may be refused."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Final, TypeVar
 from urllib.parse import unquote
 
-from pipeline.dataset.blob import Unreadable
+from pipeline.dataset.blob import Part, Unreadable
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.remote import objects, ranges
 from pipeline.dataset.remote.patience import Missing, NoAnswer, Patience, Refused, Unexpected, persist
@@ -43,6 +43,12 @@ class RemoteBlob:
             WorkFailed: no credentials, or they are refused: nothing will be had of any file.
         """
         return self._persist(lambda: self._read_once(offset, length))
+
+    def read_parts(self, parts: Sequence[Part]) -> list[bytes]:
+        """Several parts, ascending and close to each other, out of one range. Raises as `read`."""
+        start = parts[0][0]
+        block = memoryview(self.read(start, max(offset + length for offset, length in parts) - start))
+        return [bytes(block[offset - start : offset - start + length]) for offset, length in parts]
 
     def size(self) -> int:
         """Bytes of the file. Raises as `read`."""
