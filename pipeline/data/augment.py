@@ -80,9 +80,8 @@ def draw(augment: Augment, seed: int, epochs: np.ndarray, ids: np.ndarray, image
 
 
 def apply(pixels: np.ndarray, draws: Draws, row: int) -> np.ndarray:
-    """uint8 [S, S, 3]: the altered pixels of the sample that is number `row` of the draws. May write into `pixels`."""
-    if draws.steps:
-        pixels = np.ascontiguousarray(pixels)  # a flipped view is not, and OpenCV wants it
+    """uint8 [S, S, 3]: the altered pixels of the sample that is number `row` of the draws. May write into `pixels`,
+    which are contiguous, as OpenCV wants them."""
     for step in draws.steps:
         pixels = step.apply(pixels, row)
     return pixels

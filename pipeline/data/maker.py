@@ -85,14 +85,14 @@ class Maker:
         again: bool = False,
     ) -> list[int]:
         """Decodes all samples into the slot; those that cannot be become holes in `found`. Returns pixel hashes."""
-        sizes = [_size(sample) for sample in found]
+        size, sizes = self.recipe.image_size, [_size(sample) for sample in found]
         boxes, flips, draws = self._draws(ids, epochs, np.array(sizes, np.int64).reshape(-1, 2))
 
         def decode(n: int) -> int:
             row, sample = int(rows[n]), found[n]
             if isinstance(sample, Sample):
                 try:
-                    pixels = crop_resize(sample.data, sizes[n], boxes[n], self.recipe.image_size)
+                    crop_resize(sample.data, sizes[n], boxes[n], size, bool(flips[n]), out=slot.images[row])
                 except ImageError as error:
                     if not again:
                         mended, here = [self.reader.again(int(ids[n]), str(error))], slice(n, n + 1)
@@ -103,7 +103,8 @@ class Maker:
             if isinstance(sample, Hole):
                 _blank(slot, row)
                 return 0
-            slot.images[row] = apply(pixels[:, ::-1] if flips[n] else pixels, draws, n)
+            if draws.steps:
+                slot.images[row] = apply(slot.images[row], draws, n)
             slot.labels[row], slot.weights[row] = sample.label, 1.0
             return xxhash.xxh3_64_intdigest(slot.images[row], sample.label) if self.recipe.pixel_digest else 0
 

@@ -6,8 +6,9 @@ import pytest
 
 from pipeline.data.read import Hole, Sample
 from pipeline.data.recent import Recent
+from pipeline.dataset import containers
 from pipeline.dataset.containers import TarFile, Unreadable, WebDatasetFile, parse_header
-from pipeline.dataset.index import IndexRow, write_index
+from pipeline.dataset.index import IndexRow, ShardIndex, write_index
 from pipeline.dataset.keys import own_key
 from pipeline.dataset.manifest import Manifest, Shard
 from tests.data_prep.adopt.tars import photo, write_tar
@@ -36,6 +37,38 @@ def test_labels_are_read_from_our_own_tars(tmp_path: Path) -> None:
         with pytest.raises(Unreadable, match=r"the shard says label .*, its index 9"):
             file.read(row._replace(labels=(9,)))
         file.close()
+
+
+def test_what_is_as_shard_writes_it_is_not_parsed_and_is_read_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever byte of the headers or of the label is another, a reader that parses all says the same."""
+    make_dataset(tmp_path, 3, shards=1, size=(16, 16))
+    (path,), (index,) = (tmp_path / "shards").glob("*.tar"), (tmp_path / "shards").glob("*.arrow")
+    row = ShardIndex(index).row(1)
+    offset, length = WebDatasetFile(path).extent(row)
+    block = path.read_bytes()[offset : offset + length]
+    tail = 512 + -(-row.size // 512) * 512
+
+    def read(block: bytes) -> object:
+        try:
+            return WebDatasetFile(path).parse(row, block, length)
+        except Unreadable as error:
+            return str(error)
+
+    def parsed(block: bytes) -> object:
+        with monkeypatch.context() as patch:
+            patch.setattr("pipeline.dataset.containers._is_as_written", lambda *_: False)
+            return read(block)
+
+    assert containers._is_as_written(row, block, tail) and read(block) == parsed(block)
+    refused = 0
+    for at in (*range(0, 140), *range(tail, tail + 140), *range(tail + 512, tail + 516)):
+        for byte in (0, ord("/"), ord("7"), block[at] ^ 1):
+            other = block[:at] + bytes([byte]) + block[at + 1 :]
+            assert read(other) == parsed(other), at
+            refused += isinstance(read(other), str)
+    assert refused > 100
 
 
 def test_training_takes_one_label(tmp_path: Path) -> None:

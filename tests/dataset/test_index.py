@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.dataset.errors import WorkFailed
-from pipeline.dataset.index import IndexRow, ShardIndex, write_index
+from pipeline.dataset.index import SCHEMA, IndexRow, ShardIndex, write_index
 from pipeline.dataset.keys import sample_key
 
 pytestmark = pytest.mark.fast
@@ -24,6 +24,29 @@ def test_every_row_comes_back(tmp_path, count):
     assert len(index) == count
     assert [index.row(position) for position in range(count)] == rows(count)
     assert index.keys() == [row.key for row in rows(count)]
+
+
+@pytest.mark.parametrize("labels", [1, 3])
+def test_rows_come_in_the_order_they_are_asked_for(tmp_path, labels):
+    written = [row._replace(labels=tuple(range(n % labels + 1))) for n, row in enumerate(rows(2500))]
+    written[1030] = written[1030]._replace(key="Häuser/über.jpg")
+    write_index(tmp_path / "s.arrow", written)
+    positions = [3, 4, 1023, 1024, 1030, 2047, 2499, 0, 0, 2048]
+    index = ShardIndex(tmp_path / "s.arrow")
+    assert index.rows(positions) == [written[position] for position in positions]
+    assert index.rows([]) == [] and all(type(value) is int for value in index.row(5)[1:3])
+
+
+def test_a_value_that_is_missing_is_damage(tmp_path):
+    for name in ("key", "offset", "labels"):
+        columns = {n: [getattr(row, n) for row in rows(3)] for n in IndexRow._fields}
+        columns[name][1] = None
+        schema = pa.schema([field.with_nullable(True) for field in SCHEMA])
+        with pa.ipc.new_file(str(tmp_path / "s.arrow"), SCHEMA) as writer:
+            batch = pa.record_batch([pa.array(columns[f.name], f.type) for f in schema], schema=SCHEMA)
+            writer.write_batch(batch)
+        with pytest.raises(WorkFailed, match=r"s\.arrow: no readable index"):
+            ShardIndex(tmp_path / "s.arrow", 3).row(1)
 
 
 def test_a_key_is_found_and_a_stranger_is_not(tmp_path):
