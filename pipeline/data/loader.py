@@ -5,12 +5,10 @@ makes the same rows of every item: with the order's lanes, that is the same lane
 itself. Workers and threads change the speed and nothing else.
 """
 
-import multiprocessing
 import time
 from collections import deque
 from collections.abc import Iterator
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import wait
 
 import numpy as np
 import torch
@@ -149,28 +147,22 @@ class Crew:
     """Worker processes, each of which makes its rows of every item."""
 
     def __init__(self, recipe: Recipe, workers: int, ring: Ring) -> None:
-        context = multiprocessing.get_context(nursery.CONTEXT)
         self._items = recipe.feed.items
-        self._connections: list[Connection] = []
-        self._processes: list[BaseProcess] = []
+        self._children: list[nursery.Child] = []
         self._answers: list[deque[Part]] = [deque() for _ in range(workers)]
         self._allowed = 0
         for number in range(workers):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=worker.run, args=(recipe, number, workers, ring, theirs), daemon=True)
-            process.start()
-            theirs.close()
-            self._connections.append(ours)
-            self._processes.append(process)
+            self._children.append(nursery.bear(ring.fd))
+            worker.Birth(recipe, number, workers, ring.shape).tell(self._children[-1].connection)
 
     def allow(self, items: int) -> None:
         """Items up to this number may be made: their slots are free."""
         items = min(items, self._items)
         if items > self._allowed:
             self._allowed = items
-            for number, connection in enumerate(self._connections):
+            for number, child in enumerate(self._children):
                 try:
-                    connection.send_bytes(items.to_bytes(8, "little"))
+                    child.connection.send_bytes(items.to_bytes(8, "little"))
                 except OSError:
                     self._receive(number)  # what it had to say before it ended
 
@@ -178,30 +170,31 @@ class Crew:
         """What all workers say of an item; waits for them."""
         deadline = time.monotonic() + STALL_S
         while missing := [n for n, answers in enumerate(self._answers) if not answers]:
-            ready = wait([self._connections[n] for n in missing], timeout=max(0.0, deadline - time.monotonic()))
+            waited_for = [self._children[n].connection for n in missing]
+            ready = wait(waited_for, timeout=max(0.0, deadline - time.monotonic()))
             if not ready:
                 raise WorkFailed(f"loader workers {missing} have not answered for {STALL_S:.0f} s", cause="hang")
             for number in missing:
-                if self._connections[number] in ready:
+                if self._children[number].connection in ready:
                     self._receive(number)
         return [answers.popleft() for answers in self._answers]
 
     def close(self) -> None:
         """Hangs up, upon which they end."""
-        for connection in self._connections:
-            connection.close()
-        for process in self._processes:
-            process.join(timeout=5.0)
+        for child in self._children:
+            child.connection.close()
+        for child in self._children:
+            child.exit_code(patience_s=5.0)
 
     def _receive(self, number: int) -> None:
         try:
-            self._answers[number].append(worker.receive(self._connections[number]))
+            self._answers[number].append(worker.receive(self._children[number].connection))
         except (EOFError, OSError):
-            process = self._processes[number]
-            process.join(timeout=5.0)
-            how = f"was killed by signal {-process.exitcode}" if (process.exitcode or 0) < 0 else "ended"
+            child = self._children[number]
+            code = child.exit_code(patience_s=5.0) or 0
+            how = f"was killed by signal {-code}" if code < 0 else "ended"
             raise WorkFailed(
-                f"loader worker {number} (process {process.pid}) {how}; often that is memory that ran out: lower "
+                f"loader worker {number} (process {child.pid}) {how}; often that is memory that ran out: lower "
                 "loader.workers, loader.memory or loader.prefetch"
             ) from None
 

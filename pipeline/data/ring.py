@@ -7,8 +7,6 @@ left behind in /dev/shm, or be limited by its size, and it is gone with the last
 import mmap
 import os
 from dataclasses import dataclass
-from multiprocessing import reduction
-from typing import Any
 
 import numpy as np
 
@@ -44,7 +42,7 @@ class Slot:
 
 
 class Ring:
-    """The memory. Pickled (to a worker that is being started), it becomes a second mapping of the same memory."""
+    """The memory; with `fd`, that of another process, it is a second mapping of the same memory."""
 
     def __init__(self, shape: Shape, fd: int | None = None) -> None:
         self.shape = shape
@@ -52,9 +50,6 @@ class Ring:
         if fd is None:
             os.ftruncate(self.fd, max(shape.bytes, mmap.PAGESIZE))
         self.memory = mmap.mmap(self.fd, max(shape.bytes, mmap.PAGESIZE))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _inherit, (self.shape, reduction.DupFd(self.fd))
 
     def slot(self, number: int) -> Slot:
         """The arrays of a slot; they stay valid as long as anything refers to them."""
@@ -72,7 +67,3 @@ class Ring:
             labels=array(np.int64, shape.rows),
             weights=array(np.float32, shape.rows),
         )
-
-
-def _inherit(shape: Shape, fd: Any) -> Ring:
-    return Ring(shape, fd.detach())

@@ -1,30 +1,47 @@
 """A loader worker: a process that fills its rows of the ring, item by item, as far ahead as it is allowed to.
 
 The rank sends numbers of items that may be made up to (a slot is free again); the worker answers each item with what
-it did (`Part`), as JSON. Both ends are the same program; only the recipe, at the start, is pickled.
+it did (`Part`), as JSON. Both ends are the same program; only what a worker is told at its birth is pickled.
 """
 
 import json
 import os
 import traceback
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NoReturn
 
-from pipeline.data import nursery
 from pipeline.data.maker import Maker, Part
 from pipeline.data.read import Hole
 from pipeline.data.recipe import Recipe
-from pipeline.data.ring import Ring
+from pipeline.data.ring import Ring, Shape
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.remote.traffic import Fetched
 
 
-def run(recipe: Recipe, worker: int, workers: int, ring: Ring, connection: Connection) -> None:
-    """A worker's life. It ends with the feed, with its rank, or with a failure that it has told."""
-    nursery.adopt()
+@dataclass(frozen=True)
+class Birth:
+    """What makes a worker this one."""
+
+    recipe: Recipe
+    number: int
+    workers: int
+    shape: Shape  # of the ring
+
+    def tell(self, connection: Connection) -> None:
+        """The worker at its other end. One that has ended by now is noticed when it is asked."""
+        with suppress(OSError):
+            connection.send(self)
+
+
+def born(connection_fd: int, ring_fd: int) -> NoReturn:
+    """A worker's life, in a process of its own. It ends with the feed, its rank, or a failure that it has told."""
+    connection = Connection(connection_fd)
     try:
-        maker = Maker(recipe, worker, workers)
+        birth: Birth = connection.recv()
+        recipe, ring = birth.recipe, Ring(birth.shape, ring_fd)
+        maker = Maker(recipe, birth.number, birth.workers)
         allowed = 0
         for item in range(recipe.feed.items):
             while item >= allowed:

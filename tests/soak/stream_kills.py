@@ -2,22 +2,14 @@
 from the last step that all had done, with other ranks, other workers and now and then another batch size."""
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
-
-import psutil
 
 from pipeline.config import Augment
 from pipeline.data.corpus import Corpus, Member
@@ -26,9 +18,9 @@ from pipeline.data.order import Order
 from pipeline.dataset.location import Location
 from pipeline.dataset.manifest import read_manifest
 from tests.datasets import make_dataset
-from tests.runs import CHECKOUT
 from tests.soak.matrix import Matrix
 from tests.soak.stream_life import Life
+from tests.soak.stream_nest import alive, endings, nest, send, session, steps_of, wait_for, wait_until_gone, workers_of
 from tests.soak.stream_truth import Stretch, Truth, together, truth_of
 
 WORLDS, WORKERS, BATCHES, LIMITS = (1, 2, 3, 4), (0, 1, 3), (48, 80), (7, 16, 100)
@@ -36,7 +28,6 @@ KILLS_PER_TRIAL = 2
 SAMPLES, SHARDS, EPOCHS, SIZE = 900, 7, 2, 16
 PLAIN: dict[str, Any] = {}
 RICH = {"randaugment": {"n": 2, "m": 9.0}, "random_erasing": 0.25, "mixup": 0.4, "cutmix": 1.0}
-PATIENCE_S = 60.0  # until ranks that say nothing are said to hang
 
 
 def trials(count: int, seed: int) -> list[dict[str, Any]]:
@@ -74,27 +65,6 @@ def truth(batch: int, rich: bool) -> Truth:
     return truth_of(dataset(), order_of(batch), Augment(**(RICH if rich else PLAIN)), SIZE, EPOCHS, length=2)
 
 
-@lru_cache(maxsize=1)
-def nest() -> subprocess.Popen[str]:
-    """Where ranks are born. It ends with this process."""
-    command = [sys.executable, "-m", "tests.soak.stream_rank"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT)
-    assert process.stdout and process.stdout.readline() == "ready\n"
-    return process
-
-
-def begin(life: Life) -> list[int]:
-    """Starts an attempt. Returns its ranks' processes."""
-    Path(life.folder).mkdir(parents=True)
-    stdin, stdout, pids = nest().stdin, nest().stdout, []
-    assert stdin and stdout
-    for rank in range(life.world):
-        stdin.write(life.line(rank))
-        stdin.flush()
-        pids.append(int(stdout.readline()))
-    return pids
-
-
 def run(trial: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Attempts that are killed, and a last one that is not: all that they read must be the truth."""
     rng = random.Random(trial["seed"])
@@ -105,7 +75,7 @@ def run(trial: dict[str, Any], folder: Path) -> dict[str, Any]:
     again = 0
     for attempt in range(trial["kills"] + 1):
         last = attempt == trial["kills"]
-        pids = begin(life)
+        pids = nest().begin(life)
         if last:
             wait_until_gone(pids, "the last attempt hangs")
             assert endings(life) == ["done"] * life.world, endings(life)
@@ -183,67 +153,6 @@ def kill(life: Life, pids: list[int], rng: random.Random) -> str:
             send(process)
     wait_for(lambda: not any(map(session, pids)), "processes outlived SIGKILL")
     return victim
-
-
-def workers_of(rank: int) -> list[int]:
-    """Its loader workers: the children of its fork server."""
-    found = []
-    for pid in session(rank):
-        try:
-            if "multiprocessing.forkserver" in " ".join(psutil.Process(psutil.Process(pid).ppid()).cmdline()):
-                found.append(pid)
-        except psutil.Error:
-            continue
-    return found
-
-
-def send(pid: int) -> None:
-    """SIGKILL, to one that may have ended."""
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-
-
-def session(leader: int) -> list[int]:
-    """The processes of a rank that live: itself, its fork server, its workers."""
-    found = []
-    for pid in psutil.pids():
-        try:
-            if os.getsid(pid) == leader and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-                found.append(pid)
-        except (ProcessLookupError, psutil.Error):
-            continue
-    return found
-
-
-def alive(pids: list[int]) -> list[int]:
-    """Those that have not ended."""
-    return [pid for pid in pids if psutil.pid_exists(pid)]
-
-
-def wait_until_gone(pids: list[int], otherwise: str) -> None:
-    """Until all have ended."""
-    wait_for(lambda: not alive(pids), otherwise)
-
-
-def wait_for(true: Callable[[], bool], otherwise: str, patience_s: float = PATIENCE_S) -> None:
-    """Returns once it is true; AssertionError if it does not become so."""
-    deadline = time.monotonic() + patience_s
-    while not true():
-        assert time.monotonic() < deadline, otherwise
-        time.sleep(0.005)
-
-
-def endings(life: Life) -> list[str]:
-    """What each rank said in the end."""
-    files = [Path(life.folder) / f"{rank}.end" for rank in range(life.world)]
-    return [file.read_text() if file.exists() else "nothing" for file in files]
-
-
-def steps_of(life: Life, rank: int) -> list[Stretch]:
-    """A rank's share of the steps that it has done."""
-    file = Path(life.folder) / f"{rank}.jsonl"
-    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-    return [Stretch.from_json(json.loads(line)) for line in lines if line.endswith("\n")]
 
 
 def common_steps(life: Life) -> list[Stretch]:

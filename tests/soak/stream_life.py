@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pipeline.config import Augment
+from pipeline.config import Augment, Cache
 from pipeline.data import nursery
 from pipeline.data.feed import TrainFeed
 from pipeline.data.loader import Loader
@@ -34,6 +34,7 @@ class Life:
     consumed: int  # where it begins
     total: int
     pause_s: float  # that a step takes beside reading
+    cache: dict[str, Any] | None = None  # data.cache
 
     def line(self, rank: int) -> str:
         """What the nest is told."""
@@ -48,7 +49,8 @@ class Life:
         """Reads to the end."""
         nursery.start()
         feed = self.feed(rank)
-        recipe = recipe_of(Path(self.dataset), feed, self.size, Augment(**self.augment), pixel_digest=True)
+        cache = Cache(**self.cache) if self.cache else None
+        recipe = recipe_of(self.dataset, feed, self.size, Augment(**self.augment), pixel_digest=True, cache=cache)
         loader = Loader(recipe, self.workers, prefetch=2, in_use=feed.accumulation, device=torch.device("cpu"))
         with (Path(self.folder) / f"{rank}.jsonl").open("a") as file, torch.inference_mode():
             for step in range(feed.steps):
