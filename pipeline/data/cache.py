@@ -14,7 +14,6 @@ import json
 import os
 import re
 import stat
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +26,7 @@ from typing import Final
 import xxhash
 
 from pipeline.config import Cache
+from pipeline.data.cache_voice import say, say_unusable, why_not
 from pipeline.dataset.blob import LocalBlob
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.location import Location
@@ -37,9 +37,9 @@ LOCK_NAME: Final = ".vitstream-cache"
 RESTS_S: Final = 60.0  # a file opened this recently belongs to a run that goes on
 _NAME: Final = re.compile(r"[0-9a-f]{16}-(\d{1,16})\.(shard|part)")
 LOCK_S: Final = 30.0  # who holds the lock of the folder does so for moments; longer, and it is no use to us
+_SAY_AGAIN_S: Final = 3600.0
 FULL_S: Final = 60.0  # that a full folder is left alone
 _LEFT_FREE: Final = 0.05  # of the disk
-_SAY_AGAIN_S: Final = 3600.0
 
 
 @dataclass(frozen=True)
@@ -59,17 +59,13 @@ class Folder:
     """The cache as one process sees it. Safe to use from several threads at once."""
 
     def __init__(self, folder: Path, limit: int) -> None:
-        """Removes what killed processes have left. Raises UsageError where files cannot be made or locked there."""
+        """Removes what killed processes have left. Raises OSError where files cannot be made or locked there."""
         self.path, self.limit = folder, limit
         self._own: set[str] = set()
         self._full_until = 0.0
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with self.locked() as ledger:
-                self._scan(ledger, 0)
-        except (OSError, TimeoutError) as error:
-            reason = getattr(error, "strerror", None) or "another process holds its lock"
-            raise UsageError(f"data.cache.dir {escape(str(folder))}: cannot be used ({reason}); name another") from None
+        folder.mkdir(parents=True, exist_ok=True)
+        with self.locked() as ledger:
+            self._scan(ledger, 0)
 
     def claim(self, files: Iterable[Wanted]) -> None:
         """These belong to a dataset of ours: they are not removed for another one."""
@@ -125,7 +121,7 @@ class Folder:
                 self._full_until = time.monotonic() + FULL_S
                 used = f"{human_bytes(ledger.used)} of {human_bytes(self.limit)} are in use"
                 full = ledger.used + size > self.limit
-                say_full(ledger, self.path, used if full else f"{used}, and its disk has no room for more")
+                ledger.say_full(self.path, used if full else f"{used}, and its disk has no room for more")
                 return False
         ledger.used += size
         ledger.write()  # before the file is there: a kill may leave too much counted, never too little
@@ -181,33 +177,43 @@ class Ledger:
         os.pwrite(self._fd, body, 0)
         os.ftruncate(self._fd, len(body))
 
-
-def say_full(ledger: Ledger, folder: Path, why: str) -> None:
-    """That the cache takes no more, on stderr: once for all processes."""
-    if time.time() - ledger.said > _SAY_AGAIN_S:
-        ledger.said = time.time()
-        message = f"data.cache.dir {escape(str(folder))}: {why}; what has no room is read by ranges"
-        print(f"vitstream: {message}", file=sys.stderr, flush=True)
+    def say_full(self, folder: Path, why: str) -> None:
+        """That the cache takes no more, on stderr: once for all processes."""
+        if time.time() - self.said > _SAY_AGAIN_S:
+            self.said = time.time()
+            say(folder, f"{why}; what has no room is read by ranges")
 
 
 @lru_cache(maxsize=8)
 def folder_of(path: Path, limit: int, process: int) -> Folder:
-    """One per process and place. Raises UsageError."""
+    """One per process and place. Raises OSError."""
     return Folder(path, limit)
 
 
 def open_folder(cache: Cache, datasets: Iterable[Location]) -> Folder:
-    """The cache, for these datasets.
+    """The cache, for these datasets, before a run.
 
     Raises:
         UsageError: it cannot be used, or lies inside one of them.
     """
-    path = Path(os.path.realpath(cache.dir))
+    path, where = Path(os.path.realpath(cache.dir)), f"data.cache.dir {escape(str(cache.dir))}"
     for dataset in datasets:
         if not dataset.is_remote and path.is_relative_to(os.path.realpath(dataset.path)):
-            where = f"data.cache.dir {escape(str(cache.dir))}"
             raise UsageError(f"{where}: lies inside the dataset {escape(str(dataset))}; name another folder")
-    return folder_of(path, cache.bytes, os.getpid())
+    try:
+        return folder_of(path, cache.bytes, os.getpid())
+    except OSError as error:
+        raise UsageError(f"{where}: cannot be used ({why_not(error)}); name another") from None
+
+
+def reopen_folder(cache: Cache) -> Folder | None:
+    """The cache, in a process of a run that goes on; None, which is said, where it cannot be used any more."""
+    path = Path(os.path.realpath(cache.dir))
+    try:
+        return folder_of(path, cache.bytes, os.getpid())
+    except OSError as error:
+        say_unusable(path, why_not(error))
+        return None
 
 
 def is_sound(fd: int, file: Wanted) -> bool:

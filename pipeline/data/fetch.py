@@ -11,7 +11,8 @@ from contextlib import contextmanager, nullcontext, suppress
 from random import uniform
 from typing import Final
 
-from pipeline.data.cache import Folder, Wanted, is_sound, remove_idle, say_full
+from pipeline.data.cache import Folder, Wanted, is_sound, remove_idle
+from pipeline.data.cache_voice import say_unusable, why_not
 from pipeline.dataset.blob import Blob, LocalBlob, Unreadable
 
 PIECE_BYTES: Final = 2**23  # of a request
@@ -49,13 +50,15 @@ def fetch(folder: Folder, file: Wanted, origin: Callable[[], Blob], patience_s: 
     """
     for _ in range(_TURNS):
         try:
-            found = folder.open(file)
+            with _disk():
+                found = folder.open(file)
             if found is not None:
                 return found
             with nullcontext() if file.bytes <= PIECE_BYTES else _LARGE, _part(folder, file) as fd:
                 if fd is not None:
                     _fill(fd, file, origin)
-        except (TimeoutError, _Disk):
+        except _Disk as error:
+            say_unusable(folder.path, why_not(error.error))
             raise NoRoom from None
         if fd is None:
             _wait(folder, file, patience_s)
@@ -64,6 +67,9 @@ def fetch(folder: Folder, file: Wanted, origin: Callable[[], Blob], patience_s: 
 
 class _Disk(Exception):
     """The cache's own disk fails us."""
+
+    def __init__(self, error: OSError) -> None:
+        self.error = error
 
 
 @contextmanager
@@ -78,7 +84,7 @@ def _disk() -> Iterator[None]:
 def _part(folder: Folder, file: Wanted) -> Iterator[int | None]:
     """A locked file to be filled, which then appears in the cache; None where somebody else has it in hand.
 
-    Raises NoRoom, TimeoutError, _Disk.
+    Raises NoRoom, _Disk.
     """
     part, whole = (folder.path / f"{file.name}.{suffix}" for suffix in ("part", "shard"))
     with _disk(), folder.locked() as ledger:
@@ -86,7 +92,7 @@ def _part(folder: Folder, file: Wanted) -> Iterator[int | None]:
             fd = None
         elif folder.make_room(ledger, file.bytes):
             fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_EX)  # who waits for the file may look whether it is locked, just now
         else:
             raise NoRoom
     if fd is None:
@@ -114,7 +120,8 @@ def _reserve(fd: int, size: int, folder: Folder) -> None:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             with suppress(OSError, TimeoutError), folder.locked() as ledger:
-                say_full(ledger, folder.path, f"no room on its disk ({error.strerror})")
+                ledger.say_full(folder.path, f"no room on its disk ({error.strerror})")
+            raise NoRoom from None
         raise _Disk(error) from None
 
 

@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Final
 
 from pipeline.config import Cache
-from pipeline.data.cache import Wanted, is_sound, open_folder
+from pipeline.data.cache import Wanted, is_sound, reopen_folder
 from pipeline.data.fetch import AnotherFile, NoRoom, fetch
 from pipeline.data.recent import Recent
 from pipeline.dataset.blob import Blob, LocalBlob, Unreadable
@@ -41,7 +41,7 @@ class Storage:
     def __init__(
         self, location: Location, manifest: Manifest, cache: Cache | None = None, retry_s: float = 60.0
     ) -> None:
-        """`retry_s`: seconds for which a read that a server does not answer is tried again. Raises UsageError."""
+        """`retry_s`: seconds for which a read that a server does not answer is tried again."""
         self._location, self._manifest = location, manifest
         self._patience, self._traffic = Patience.lasting(retry_s), Traffic(hedges=True)
         self._files = {file.name: file for file in manifest.files}
@@ -49,7 +49,7 @@ class Storage:
         self._rotten: dict[int, float] = {}  # shards: when their copy here was dropped
         self._sound: dict[int, os.stat_result] = {}  # shards: which copy was looked through, and was right
         self._cache_hits, self._lock = 0, threading.Lock()
-        self._folder = None if cache is None else open_folder(cache, [location])
+        self._folder = None if cache is None else reopen_folder(cache)
         if self._folder is not None:
             self._folder.claim(Wanted(file.bytes, file.xxh3) for file in (*manifest.shards, *manifest.files))
 

@@ -19,7 +19,7 @@ import xxhash
 
 from pipeline.config import Cache
 from pipeline.data import cache as module
-from pipeline.data.cache import LOCK_NAME, folder_of
+from pipeline.data.cache import LOCK_NAME, folder_of, open_folder
 from pipeline.data.storage import Storage
 from pipeline.dataset.blob import LocalBlob, Unreadable
 from pipeline.dataset.errors import UsageError
@@ -354,20 +354,43 @@ def test_one_that_stands_still_is_not_waited_for(local, tmp_path):
     assert not files(folder)
 
 
+def test_a_folder_that_fails_while_a_run_goes_on_means_ranges_and_is_said_once(local, tmp_path, capfd):
+    folder = tmp_path / "cache"
+    readers = start(2, local, "a", folder, "100MB")
+    for path in (folder / LOCK_NAME, folder):
+        path.unlink() if path.is_file() else path.rmdir()
+    folder.write_bytes(b"")
+    for reader in readers:
+        reader.go()
+    assert [reader.answer()[0] for reader in readers] == [hashes("a")] * 2
+    assert read(storage_of(local, "a", folder)) == hashes("a")  # another loader, as for an evaluation
+    said = "".join(reader.end() for reader in readers) + capfd.readouterr().err
+    assert (
+        said
+        == f"vitstream: data.cache.dir {folder}: cannot be used any more (Not a directory); shards are read by ranges\n"
+    )
+
+
+def opened(dataset, folder):
+    """As before a run."""
+    folder_of.cache_clear()
+    return open_folder(Cache(dir=folder, bytes="100MB"), [Location.of(dataset)])
+
+
 def test_folders_that_cannot_be_caches(local, tmp_path, monkeypatch):
     for inside in (local, local / "shards", local / "new/deep"):
         with pytest.raises(UsageError, match=r"data\.cache\.dir .*: lies inside the dataset .*; name another folder"):
-            storage_of(local, "a", inside)
+            opened(local, inside)
     (tmp_path / "link").symlink_to(local)
     with pytest.raises(UsageError, match="lies inside the dataset"):
-        storage_of(local, "a", tmp_path / "link/cache")
+        opened(local, tmp_path / "link/cache")
     (tmp_path / "file").write_bytes(b"")
     for unusable in (tmp_path / "file", tmp_path / "file/below", Path("/proc/cache")):
         with pytest.raises(UsageError, match=r"data\.cache\.dir .*: cannot be used \(.*\); name another"):
-            storage_of(local, "a", unusable)
+            opened(local, unusable)
     (tmp_path / "busy").mkdir()
     monkeypatch.setattr(module, "LOCK_S", 0.3)
     with (tmp_path / "busy" / LOCK_NAME).open("wb") as file:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX)
         with pytest.raises(UsageError, match="another process holds its lock"):
-            storage_of(local, "a", tmp_path / "busy")
+            opened(local, tmp_path / "busy")
