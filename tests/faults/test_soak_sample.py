@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tests.soak import prep_kills, prep_sources, stream_faults, stream_kills
+from tests.soak import prep_kills, prep_sources, stream_cycles, stream_faults, stream_kills
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,10 @@ def test_failing_sources_and_disks_end_in_the_same_files(kind, tmp_path):
 )
 def test_killed_readers_go_on_with_the_same_batches(trial, tmp_path):
     assert stream_kills.run(trial, tmp_path)["faults"] == trial["kills"]
+
+
+def test_killed_loaders_leave_nothing_behind(tmp_path):
+    assert stream_cycles.run({"seed": 107, "place": "http", "workers": 2, "cycles": 3}, tmp_path)["met"]["shard"] > 0
 
 
 @pytest.mark.parametrize(
