@@ -23,7 +23,9 @@ def plan(
     ] = None,
     images_per_s: Annotated[
         float | None,
-        typer.Option(min=1e-6, help="What a rank trains. Default: an H100 at 40 % of its peak.", show_default=False),
+        typer.Option(
+            min=1e-6, max=1e9, help="What a rank trains. Default: an H100 at 40 % of its peak.", show_default=False
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of RUN.yaml; repeatable.")

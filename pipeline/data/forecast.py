@@ -1,6 +1,6 @@
-"""What reading in this order will be like, before any of it is read: requests, bytes, and how well it shuffles. Pure.
+"""What reading in this order will be like, before any of it is read: requests, bytes, memory, and how well it shuffles.
 
-Both are measured on the order itself, by asking it for a few hundred reads from all over an epoch.
+Pure. All is measured on the order itself, by asking it for a few hundred reads from all over an epoch.
 """
 
 from dataclasses import dataclass
@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.data.corpus import Corpus
-from pipeline.data.order import SampleOrder, slot_owners
+from pipeline.data.order import Order, SampleOrder, slot_owners
 from pipeline.data.spans import spans
 
 _READS = 512  # looked at
 _BATCHES, _SAMPLES = 1024, 2**18
+_TIMES, _RANKS, _LANES = 512, 16, 16  # lanes of a rank
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def requests_of(
     slots = order.when(np.repeat(epochs, lengths), neighbours) % batch_size
     readers = readers_of_slots(batch_size, world_size, order.lanes, rows, workers)[slots]
     members = np.searchsorted(corpus.starts, ids, side="right") - 1
-    sizes = np.array([m.bytes / m.manifest.samples for m in corpus.members])[members]
+    sizes = np.array([round(m.bytes / m.manifest.samples) for m in corpus.members])[members]
 
     requests, read, alone = np.zeros(_READS), np.zeros(_READS), 0
     for n, (of_chunk, sample) in enumerate(zip(np.split(readers, np.cumsum(lengths)[:-1]), ids.tolist(), strict=True)):
@@ -71,6 +72,35 @@ def readers_of_slots(batch_size: int, world_size: int, lanes: int, rows: int, wo
     nth[by_rank] = np.arange(batch_size) - first[owners[by_rank]]
     worker_starts = np.arange(workers) * rows // workers
     return owners * workers + np.searchsorted(worker_starts, nth % rows, side="right") - 1
+
+
+def held(order: Order, world_size: int) -> np.ndarray:
+    """float [times, ranks]: the samples in memory of some ranks' windows, at times spread evenly over an epoch.
+
+    A window of S samples of which a share t is used still has S(1 - t) to come. A chunk of C is in memory once one of
+    its samples has been used, which for what is to come has happened with a probability of 1 - (1 - t)^C. Neighbouring
+    lanes, which are a rank's, are refilled at about the same time: so ranks differ, and each has more at times.
+    """
+    ranks = np.unique(np.linspace(0, world_size - 1, min(world_size, _RANKS)).astype(np.int64))
+    found = np.zeros((_TIMES, len(ranks)))
+    if order.chunk == 1:
+        return found
+    position = (np.arange(_TIMES) + 0.5) * order.samples / _TIMES
+    body = position < order.body
+    if order.tail:
+        found[~body] = order.tail * _to_come((position[~body, None] - order.body) / order.tail, order.chunk)
+    if order.body:
+        lanes = ((ranks[:, None] + (np.arange(_LANES) + 0.5) / _LANES) * order.lanes / world_size).astype(np.int64)
+        chunks = position[body, None, None] / order.lanes / order.chunk  # of each lane, so far
+        _, start, size = order.window_at(chunks.astype(np.int64), lanes)
+        used = (chunks - start) * order.chunk / size
+        found[body] = (size * _to_come(used, order.chunk)).mean(axis=2) * order.lanes
+    return found / world_size
+
+
+def _to_come(used: np.ndarray, chunk: int) -> np.ndarray:
+    """Share of a window that is in memory when a share of it has been used."""
+    return (1 - used) * (1 - (1 - used) ** chunk)
 
 
 def shuffle_quality(order: SampleOrder, classes: int, batch_size: int) -> float | None:

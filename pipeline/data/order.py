@@ -133,7 +133,7 @@ class Order:
         in_body = in_chunks & (ordinal < self.lanes * self._lane_chunks)
 
         nth, lane = np.divmod(np.where(in_body, ordinal, 0), self.lanes)
-        number, start, size = self._window_at(nth, lane)
+        number, start, size = self.window_at(nth, lane)
         inside = (nth - start) * self.chunk + offset
         size = np.where(in_body, size, 1)
         inside = unpermute(np.where(in_body, inside, 0), size, self._key(_WINDOW, epochs, lane, number))
@@ -178,6 +178,14 @@ class Order:
         """Samples of an epoch that do not, and end it."""
         return self.samples - self.body
 
+    def window_at(self, nth: np.ndarray, lane: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(number, first chunk, size in samples) of the window that holds a lane's nth chunk."""
+        shift = lane * self.window // self.lanes
+        number = (nth + shift) // self.window
+        start = np.maximum(number * self.window - shift, 0)
+        stop = np.minimum((number + 1) * self.window - shift, self._lane_chunks)
+        return number, start, (stop - start) * self.chunk
+
     def to_json(self) -> dict[str, int]:
         return asdict(self)
 
@@ -194,17 +202,9 @@ class Order:
     def _key(self, domain: int, epoch: np.ndarray, *where: np.ndarray) -> np.ndarray:
         return keyed(self.seed, domain, epoch, *where)
 
-    def _window_at(self, nth: np.ndarray, lane: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(number, first chunk, size in samples) of the window that holds a lane's nth chunk."""
-        shift = lane * self.window // self.lanes
-        number = (nth + shift) // self.window
-        start = np.maximum(number * self.window - shift, 0)
-        stop = np.minimum((number + 1) * self.window - shift, self._lane_chunks)
-        return number, start, (stop - start) * self.chunk
-
     def _body_ids(self, epoch: np.ndarray, position: np.ndarray) -> np.ndarray:
         nth_sample, lane = np.divmod(position, self.lanes)
-        number, start, size = self._window_at(nth_sample // self.chunk, lane)
+        number, start, size = self.window_at(nth_sample // self.chunk, lane)
         inside = permute(nth_sample - start * self.chunk, size, self._key(_WINDOW, epoch, lane, number))
         nth, offset = np.divmod(inside, self.chunk)
         return self._chunk_start(epoch, (start + nth) * self.lanes + lane) + offset

@@ -7,10 +7,12 @@ work is refused, what will be slow is a warning.
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+import numpy as np
+
 from pipeline.config import Config
 from pipeline.data.corpus import Corpus, fit_order
 from pipeline.data.feed import TrainFeed
-from pipeline.data.forecast import Requests, requests_of, shuffle_quality
+from pipeline.data.forecast import Requests, held, requests_of, shuffle_quality
 from pipeline.data.mixture import Mixture
 from pipeline.data.order import Order, SampleOrder
 from pipeline.data.recipe import MEMORY_SHARE
@@ -24,6 +26,7 @@ from pipeline.models.flops import PEAK_BF16, train_flops
 
 ASSUMED_GPU: Final = "H100"
 ASSUMED_MFU: Final = 0.4
+ASSUMED_MOST: Final = 5000.0  # images/s of a rank: a smaller model waits for other things than arithmetic
 S3_REQUESTS_PER_S: Final = 5500  # GETs of one prefix, as AWS documents
 GOOD_SHUFFLE: Final = 1.1
 MANY_ALONE: Final = 0.25
@@ -74,7 +77,7 @@ class Part:
     window: int  # chunks
     pool: int  # samples from which what a batch takes of this part is drawn
     pool_bytes: int
-    window_bytes: int  # that all ranks together keep of it at most
+    whole: bool  # whether an epoch is one full permutation, of which nothing is kept for later
     tail: float  # share of an epoch that is shuffled as one block, and mostly read one by one
 
 
@@ -94,7 +97,8 @@ class Volume:
 class Memory:
     """Bytes of main memory for data, of a rank where nothing else is said."""
 
-    windows: int  # at most; half of it on average
+    windows: int  # on average
+    windows_most: int
     limit: int | None  # loader.memory: chunks beyond it are read sample by sample
     room: float  # share of the samples for which there is room, on average
     read_ahead: int
@@ -170,7 +174,7 @@ def make_plan(config: Config, corpus: Corpus, machines: Machines) -> Plan:
 
 def _length(config: Config, corpus: Corpus, machines: Machines, feed: TrainFeed) -> Length:
     flops = train_flops(config.model.variant, config.model.image_size, config.model.pooling, len(corpus.classes))
-    rate = machines.images_per_s or ASSUMED_MFU * PEAK_BF16[ASSUMED_GPU] / flops
+    rate = machines.images_per_s or min(ASSUMED_MOST, ASSUMED_MFU * PEAK_BF16[ASSUMED_GPU] / flops)
     return Length(
         samples=feed.total,
         epochs=feed.total / corpus.samples,
@@ -187,12 +191,12 @@ def _length(config: Config, corpus: Corpus, machines: Machines, feed: TrainFeed)
 
 
 def _parts(corpus: Corpus, order: SampleOrder, total: int) -> tuple[Part, ...]:
-    orders: tuple[Order, ...] = order.orders if isinstance(order, Mixture) else (order,)
+    orders = _orders(order)
     places = sum(order.shares) if isinstance(order, Mixture) else 1
     parts = []
     for number, own in enumerate(orders):
         size = sum(member.bytes for member in corpus.members_of(number))
-        whole = own.chunk == 1 or not own.body  # a full permutation, of which nothing is kept for later
+        whole = own.chunk == 1 or not own.body
         pool = own.samples if whole else min(own.lanes * own.window * own.chunk, own.samples)
         parts.append(
             Part(
@@ -206,7 +210,7 @@ def _parts(corpus: Corpus, order: SampleOrder, total: int) -> tuple[Part, ...]:
                 window=own.window,
                 pool=pool,
                 pool_bytes=pool * size // own.samples,
-                window_bytes=0 if whole else max(pool, own.tail) * size // own.samples,
+                whole=whole,
                 tail=own.tail / own.samples,
             )
         )
@@ -227,20 +231,29 @@ def _volume(length: Length, per_sample: float, samples: int, machines: Machines)
 
 def _memory(config: Config, parts: tuple[Part, ...], feed: TrainFeed, per_sample: float, machines: Machines) -> Memory:
     loader = config.loader
-    windows = sum(part.window_bytes for part in parts) // machines.ranks
+    orders = zip(_orders(feed.order), parts, strict=True)
+    held_bytes = [held(order, machines.ranks) * part.bytes / part.samples for order, part in orders]
+    windows = np.sum(held_bytes, axis=0)
     limit = loader.memory
     if limit is None and machines.memory is not None:
         limit = machines.memory // MEMORY_SHARE // machines.ranks_per_node
-    read_ahead = round((loader.prefetch + loader.read_ahead) * feed.rows * per_sample)
+    ahead = 2 * (loader.prefetch + loader.read_ahead)  # at most: as much is asked for at once (window.py)
+    read_ahead = round(ahead * feed.rows * per_sample)
     ring = Shape(loader.prefetch + feed.accumulation, feed.rows, config.model.image_size).bytes
-    node = machines.ranks_per_node * (min(windows, limit or windows) + read_ahead + ring)
+    most = round(windows.max())
+    node = machines.ranks_per_node * (min(most, limit or most) + read_ahead + ring)
     if machines.memory is not None and node > machines.memory:
         raise UsageError(
-            f"loader: a node's {machines.ranks_per_node} ranks take {human_bytes(node)} for data, of the "
-            f"{human_bytes(machines.memory)} that it has: lower loader.memory, loader.read_ahead or loader.prefetch"
+            f"loader: the ranks of a node take {human_bytes(node)} for data, and it has "
+            f"{human_bytes(machines.memory)}: lower loader.memory, loader.read_ahead or loader.prefetch"
         )
-    room = 1.0 if limit is None or windows == 0 else min(1.0, limit / (windows / 2))
-    return Memory(windows, limit, room, read_ahead, ring, node, machines.memory)
+    room = 1.0 if limit is None else float(np.minimum(1, limit / np.maximum(1, windows)).mean())
+    return Memory(round(windows.mean()), most, limit, room, read_ahead, ring, node, machines.memory)
+
+
+def _orders(order: SampleOrder) -> tuple[Order, ...]:
+    """Of each part."""
+    return order.orders if isinstance(order, Mixture) else (order,)
 
 
 def _traffic(
@@ -289,7 +302,7 @@ def _warnings(plan: Plan, corpus: Corpus, config: Config) -> list[str]:
     found, memory, requests = [], plan.memory, plan.traffic.requests
     if memory.room < 1:
         found.append(
-            f"windows take {human_bytes(memory.windows // 2)} a rank on average, loader.memory is "
+            f"windows take {human_bytes(memory.windows)} a rank on average, loader.memory is "
             f"{human_bytes(memory.limit or 0)}: {1 - memory.room:.0%} of the samples are read one by one, which only a "
             "local disk does well; raise it, or use more ranks"
         )

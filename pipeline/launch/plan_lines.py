@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from pipeline.dataset.quantities import human_bytes
-from pipeline.launch.plan import ASSUMED_GPU, ASSUMED_MFU, Plan
+from pipeline.launch.plan import ASSUMED_GPU, ASSUMED_MFU, ASSUMED_MOST, Plan
 
 
 def as_lines(plan: Plan) -> list[str]:
@@ -33,8 +33,11 @@ def _run(plan: Plan) -> Iterator[str]:
     ranks = "the one rank" if length.ranks == 1 else f"each of {length.ranks:,} ranks"
     yield f"{ranks} takes {length.accumulation} x {length.micro_batch} of a batch"
     rate = f"{length.images_per_s:,.0f} images/s a rank"
-    guess = f" ({ASSUMED_MFU:.0%} of an {ASSUMED_GPU}'s peak; say yours with --images-per-s)" if length.assumed else ""
-    yield f"{_hours(length.hours)} at {rate}{guess}"
+    guess = f"{ASSUMED_MFU:.0%} of an {ASSUMED_GPU}'s peak"
+    if length.images_per_s == ASSUMED_MOST:
+        guess = f"a guess: so small a model does not keep an {ASSUMED_GPU} busy"
+    guess = f" ({guess}; say yours with --images-per-s)" if length.assumed else ""
+    yield f"{_time(length.hours * 3600)} at {rate}{guess}"
 
 
 def _data(plan: Plan) -> Iterator[str]:
@@ -54,7 +57,7 @@ def _data(plan: Plan) -> Iterator[str]:
 def _order(plan: Plan) -> Iterator[str]:
     for part in plan.parts:
         of = f"{part.name}: " if len(plan.parts) > 1 else ""
-        if not part.window_bytes:
+        if part.whole:
             yield f"{of}every epoch is one full permutation: each sample is read by itself"
             continue
         yield f"{of}{part.lanes:,} lanes, chunks of {part.chunk}, windows of {part.window} chunks, tail {part.tail:.2%}"
@@ -67,8 +70,9 @@ def _reading(plan: Plan) -> Iterator[str]:
     traffic, requests = plan.traffic, plan.traffic.requests
     per_request = 1 / requests.per_sample
     more = f", {requests.amplification - 1:.1%} of it for nothing" if requests.amplification > 1.001 else ""
-    yield f"requests of {human_bytes(round(requests.bytes_each))}{more}, {per_request:.1f} samples each"
-    yield f"{requests.alone:.1%} of the samples come by a request of their own"
+    if requests.alone < 1:
+        yield f"requests of {human_bytes(round(requests.bytes_each))}{more}, {per_request:.1f} samples each"
+        yield f"{requests.alone:.1%} of the samples come by a request of their own"
     node = f"{traffic.requests_per_s_of_node:,.1f} requests/s, {human_bytes(round(traffic.bytes_per_s_of_node))}/s"
     whole = (
         f"; all nodes {traffic.requests_per_s:,.1f} requests/s" if plan.volume.epoch > plan.volume.epoch_of_node else ""
@@ -81,7 +85,8 @@ def _reading(plan: Plan) -> Iterator[str]:
 def _memory(plan: Plan) -> Iterator[str]:
     memory = plan.memory
     limit = f" (at most {human_bytes(memory.limit)}, loader.memory)" if memory.limit is not None else ""
-    yield f"a rank: windows {human_bytes(memory.windows // 2)}, at times {human_bytes(memory.windows)}{limit}"
+    if memory.windows_most:
+        yield f"a rank: windows {human_bytes(memory.windows)}, at times {human_bytes(memory.windows_most)}{limit}"
     yield f"a rank: read-ahead {human_bytes(memory.read_ahead)}, ring of decoded images {human_bytes(memory.ring)}"
     has = f" of {human_bytes(memory.node_has)}" if memory.node_has is not None else ""
     yield f"a node: at most {human_bytes(memory.node)}{has} for data"
@@ -104,7 +109,10 @@ def _many_nodes(plan: Plan) -> bool:
     return plan.volume.epoch_of_node < plan.volume.epoch
 
 
-def _hours(hours: float) -> str:
-    if hours < 1:
-        return f"{hours * 60:.1f} minutes"
-    return f"{hours:,.1f} hours" if hours < 72 else f"{hours / 24:,.1f} days"
+def _time(seconds: float) -> str:
+    if seconds < 1:
+        return "less than a second"
+    for unit, length, most in (("seconds", 1, 60), ("minutes", 60, 60), ("hours", 3600, 72)):
+        if seconds < most * length:
+            return f"{seconds / length:,.1f} {unit}"
+    return f"{seconds / 86400:,.1f} days"

@@ -1,0 +1,218 @@
+"""`vitstream plan`: what it says is what a run then does; and a user's mistakes are one line."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.config import Config, load_config
+from pipeline.data.corpus import Corpus, Member, fit_order, open_corpus
+from pipeline.data.feed import TrainFeed
+from pipeline.data.read import Hole, Reader, Sample
+from pipeline.data.recipe import Recipe
+from pipeline.data.window import Share, Window
+from pipeline.dataset.errors import UsageError
+from pipeline.dataset.keys import sample_key
+from pipeline.dataset.location import Location
+from pipeline.dataset.manifest import Manifest, Shard
+from pipeline.launch.plan import ASSUMED_MOST, Machines, Plan, make_plan
+from pipeline.launch.plan_lines import as_lines
+from tests.datasets import make_dataset, photo_entry, write_dataset
+from tests.remote import connected
+from tests.runs import one_line, steps_of, train, vitstream, write_run
+from tests.servers import Flaky, fill, s3_server
+
+SAMPLES, WORKERS = 6200, 2
+TORCH_BLOCKED = "import sys; sys.modules['torch'] = None; from pipeline.cli import main; main()"
+GB = 10**9
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of many samples, which are the same photo."""
+    path = tmp_path_factory.mktemp("plan") / "many"
+    photo = photo_entry(0, 0, (64, 48), 0)
+    entries = [dataclasses.replace(photo, key=sample_key(f"{n}.jpg"), label=n * 5 // SAMPLES) for n in range(SAMPLES)]
+    write_dataset(path, [entries[:2000], entries[2000:3100], entries[3100:]], tuple("abcde"))
+    return path
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A run on few samples."""
+    make_dataset(tmp_path / "data", 100)
+    return write_run(tmp_path / "run.yaml", tmp_path / "data", epochs=1)
+
+
+def windows_of(config: Config, corpus: Corpus, world_size: int, reader: Reader) -> tuple[TrainFeed, list[float]]:
+    """Rank 0 reads all of its run. Returns its feed, and how many samples lay in its windows at each item."""
+    order, total = fit_order(corpus, config.batch_size, config.seed), config.total_samples(corpus.samples)
+    feed = TrainFeed(order, config.batch_size, world_size, 0, config.micro_batch_size, 0, total)
+    recipe = Recipe.of_training(config, corpus, feed, world_size, {})
+    shares = [Share(number, WORKERS, feed.rows) for number in range(WORKERS)]
+    room = recipe.room(WORKERS)
+    crew = [Window(reader, feed, share, recipe.ahead, recipe.at_once, room, 1, 60.0) for share in shares]
+    samples = []
+    for item in range(feed.items):
+        for window in crew:
+            assert all(isinstance(sample, Sample) for sample in window.take(item).samples)
+        samples.append(sum(window.samples for window in crew))
+    for window in crew:
+        window.close()
+    return feed, samples
+
+
+class Counting(Reader):
+    """A reader that counts what it is asked for once the start is over, by one request each."""
+
+    asked, remote = 0, True
+
+    def read(self, ids: list[int], at_once: bool = False) -> dict[int, Sample | Hole]:
+        self.asked += not at_once
+        return super().read(ids, at_once)
+
+
+def test_a_run_takes_the_steps_that_were_planned(tiny: Path) -> None:
+    done = vitstream("plan", tiny, "--json")
+    assert done.returncode == 0, done.stderr
+    length = json.loads(done.stdout)["length"]
+    assert not (tiny.parent / "run").exists(), "a plan writes nothing"
+    said, steps = train(tiny).stdout, steps_of(tiny)
+    assert (length["steps"], length["last_batch"], length["samples"], length["epochs"]) == (4, 4, 100, 1.0)
+    assert len(steps) == 4 and steps[4]["consumed"] == 100 and steps[3]["consumed"] == 96
+    assert f"{length['accumulation']} x {length['micro_batch']} each" in said
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("share", [None, 0.6, 0.25])
+def test_windows_hold_and_ask_for_what_was_planned(many: Path, tmp_path: Path, share: float | None) -> None:
+    """`share`: of what windows take on average, the part for which there is room."""
+    loader = {"workers": WORKERS, "read_ahead": 2}
+    run = write_run(tmp_path / "run.yaml", many, batch_size=20, epochs=1, loader=loader)
+    config, corpus = load_config(run, []), open_corpus(str(many))
+    machines = Machines(1, 2, None, 100.0)
+    plan = make_plan(config, corpus, machines)
+    if share is not None:
+        config = load_config(run, [f"loader.memory={plan.memory.windows * share:.0f}"])
+        plan = make_plan(config, corpus, machines)
+    memory, reader = plan.memory, Counting(corpus)
+    feed, samples = windows_of(config, corpus, 2, reader)
+    used = np.array(samples) * plan.volume.sample
+    assert reader.asked / feed.total * 2 == pytest.approx(plan.traffic.requests.per_sample, rel=0.1)
+    if memory.limit is None:
+        assert used.mean() == pytest.approx(memory.windows, rel=0.05) and memory.room == 1
+        assert used.max() == pytest.approx(memory.windows_most, rel=0.1)
+    else:
+        assert memory.limit < memory.windows and 0.2 < memory.room < 0.8
+        assert used.max() <= memory.limit + memory.read_ahead
+
+
+def test_what_a_server_is_asked_for_was_planned(many: Path, tmp_path: Path) -> None:
+    objects = {f"many/{path.relative_to(many)}": path.read_bytes() for path in many.rglob("*") if path.is_file()}
+    with s3_server() as upstream:
+        log = Flaky(upstream, rate=0, seed=0)
+        fill(upstream, "data", objects)
+        with log.running() as url, connected(url):
+            where = {"train": "s3://data/many"}
+            loader = {"workers": WORKERS, "prefetch": 1}
+            run = write_run(tmp_path / "run.yaml", many, data=where, batch_size=32, epochs=1, loader=loader)
+            config, corpus = load_config(run, []), open_corpus("s3://data/many")
+            plan = make_plan(config, corpus, Machines(1, 1, None, 100.0))
+            feed, _ = windows_of(config, corpus, 1, Reader(corpus))
+    requests, at_once = plan.traffic.requests, (1 + feed.accumulation) * feed.batch
+    asked = sum(path.endswith(".tar") for path, _ in log.asked)
+    sent = sum(size for path, size in log.sent.items() if path.endswith(".tar"))
+    assert requests.per_sample < 0.1
+    assert asked - at_once == pytest.approx(requests.per_sample * SAMPLES, rel=0.1)
+    expected = plan.volume.epoch * requests.amplification + at_once * plan.volume.sample
+    assert sent == pytest.approx(expected, rel=0.02)
+    assert plan.volume.run == sum(len(data) for name, data in objects.items() if name.endswith(".tar"))
+
+
+# -- clusters and corpora that are not here: a plan reads no shard ---------------------------------------------
+
+
+def imagined(samples: int, where: str = "s3://data/x", sample_bytes: int = 31_000) -> Corpus:
+    """16 shards, of which there is nothing but a manifest."""
+    each = samples // 16
+    shards = tuple(Shard(f"shard-{n:06d}.tar", each, each * sample_bytes, "0" * 16, "0" * 16) for n in range(16))
+    return Corpus((Member(Location.of(where), Manifest(tuple(map(str, range(1000))), "single", shards)),))
+
+
+def plan_of(folder: Path, corpus: Corpus, machines: Machines, **overrides: object) -> Plan:
+    run = {"model": {"name": "vit-h/14"}, "batch_size": 4096, "epochs": 14, "micro_batch_size": 64, "loader": {}}
+    return make_plan(load_config(write_run(folder / "run.yaml", Path("x"), **run | overrides), []), corpus, machines)
+
+
+@pytest.mark.fast
+def test_a_large_run(tmp_path: Path) -> None:
+    corpus = imagined(300_000_000)
+    plan = plan_of(tmp_path, corpus, Machines(8, 8, 1000 * GB, None))
+    length, memory = plan.length, plan.memory
+    assert length.assumed and 350 < length.images_per_s < 400  # an H100 at 40 %
+    assert length.hours == pytest.approx(14 * 300e6 / (64 * length.images_per_s) / 3600)
+    assert (length.accumulation, length.micro_batch) == (1, 64)
+    pool = 4096 * 16 * 64 * 31_000 / 64  # of a rank: lanes, chunks of a window, samples of a chunk
+    assert memory.windows == pytest.approx(pool / 2, rel=0.1) and 0.9 * pool < memory.windows_most < 1.05 * pool
+    assert plan.traffic.requests.per_sample == pytest.approx(1 / 64, rel=0.1)  # a lane is one worker's
+    assert plan.shuffle is not None and plan.shuffle < 1.1 and plan.warnings == ()
+    said = "\n".join(as_lines(plan))
+    assert "chi-square 1.0" in said and "40% of an H100's peak" in said and "of it by each node" in said
+
+
+@pytest.mark.fast
+def test_what_will_be_slow_is_a_warning(tmp_path: Path) -> None:
+    corpus, eight = imagined(300_000_000), Machines(1, 8, None, None)
+    (rate,) = plan_of(tmp_path, corpus, Machines(512, 8, None, None), batch_size=4096).warnings
+    assert "requests/s: S3 answers 5,500 for one prefix; use data.cache" in rate
+    small = plan_of(tmp_path, corpus, eight, batch_size=1024, loader={"memory": "200MB"})
+    assert small.memory.room < 0.2
+    room = small.warnings[0]
+    assert "loader.memory is 200.0 MB" in room and "read one by one" in room
+    padding = plan_of(tmp_path, corpus, eight, batch_size=4100, micro_batch_size=1024).warnings[-1]
+    assert "the 8 ranks do not divide batch_size: 0.1% of the slots are padding" in padding
+    cache = {"train": "x", "cache": {"dir": str(tmp_path), "bytes": "20TB"}}
+    twice = plan_of(tmp_path, corpus, Machines(64, 8, None, None), data=cache, epochs=1).warnings[-1]
+    assert "data.cache: fetches 595.2 TB in all, without it the run would fetch 9.3 TB" in twice
+
+
+@pytest.mark.fast
+def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
+    corpus = imagined(1_000_000)
+    with pytest.raises(UsageError, match=r"loader: the ranks of a node take .* it has 1\.0 GB: lower loader\.memory"):
+        plan_of(tmp_path, corpus, Machines(1, 8, GB, None), loader={"prefetch": 64})
+    cache = {"train": "x", "cache": {"dir": str(tmp_path), "bytes": "1GB"}}
+    with pytest.raises(UsageError, match=r"data\.cache\.bytes: 1\.0 GB are less than a shard, .* 1\.9 GB: raise it"):
+        plan_of(tmp_path, corpus, Machines(1, 8, None, None), data=cache)
+
+
+# -- the command -----------------------------------------------------------------------------------------------
+
+
+def test_few_samples_and_a_small_model_have_no_absurd_numbers(tiny: Path) -> None:
+    done = vitstream("plan", tiny)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout
+    assert f"at {ASSUMED_MOST:,.0f} images/s a rank (a guess: so small a model does not keep an H100 busy" in said
+    assert "less than a second at" in said and "each sample is read by itself" in said
+    assert "windows" not in said and "samples each" not in said and "by a request of their own" not in said
+    assert "warning" not in said
+    said = vitstream("plan", tiny, "--images-per-s", 2, "--nproc", 2).stdout
+    assert "25.0 seconds at 2 images/s a rank\n" in said and "a node asks for 4.0 requests/s" in said
+
+
+def test_without_torch_and_wrong_use_is_one_line(tiny: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", TORCH_BLOCKED, "plan", str(tiny)], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("run ")
+    one_line(vitstream("plan", tiny.parent / "none.yaml"), "none.yaml")
+    one_line(vitstream("plan", tiny, "--nproc", 2, "--nodes", 2), "--nproc", "--gpus-per-node")
+    one_line(vitstream("plan", tiny, "--memory", "lots"), "--memory 'lots'", "512MB")
+    one_line(vitstream("plan", tiny, "--nodes", 100), "batch_size: 32", "100 ranks")
+    one_line(vitstream("plan", tiny, "--set", "data.train=nowhere"), "data.train", "nowhere")
+    for rate in ("inf", "nan", "0"):
+        done = vitstream("plan", tiny, "--images-per-s", rate)
+        assert done.returncode == 2 and "--images-per-s" in done.stderr and "Traceback" not in done.stderr
