@@ -22,7 +22,7 @@ def test_chi_square_is_that_of_the_textbook() -> None:
     assert chi_square(drawn, 1000) == pytest.approx(1, abs=0.01)
 
 
-@pytest.mark.parametrize("batch", [32, 100, 256, 1000, 1024, 4096, 5000, 6000, 8192, 16_384, 32_768])
+@pytest.mark.parametrize("batch", [32, 256, 1000, 4096, 6000, 8192, 16_384, 65_536])
 @pytest.mark.parametrize(
     ("samples", "classes"),
     [(50_000, 10), (50_000, 1000), (200_000, 200), (1_281_167, 1000), (12_800_000, 1000), (300_000_000, 18_000)],
