@@ -235,7 +235,7 @@ def kill(life: Life, pid: int, node: Node, rng: random.Random) -> str:
         case "start":
             time.sleep(rng.uniform(0.0, 0.6))
         case "fetch":
-            wait_for(lambda: is_fetching(node) or steps_of(life, 0) or not alive([pid]), "nothing is read")
+            wait_for(lambda: is_fetching(node) or len(steps_of(life, 0)) > 9 or not alive([pid]), "nothing is read")
             time.sleep(rng.uniform(0.0, 0.03))
         case "step":
             goal = rng.randint(1, SAMPLES * EPOCHS // BATCH)
