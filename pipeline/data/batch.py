@@ -25,7 +25,7 @@ class StageTimes:
 
     read_s: float = 0.0  # waiting for bytes
     decode_s: float = 0.0  # decoding, augmenting, writing pixels
-    copy_s: float = 0.0  # to the device, of the rank itself
+    copy_s: float = 0.0  # what the rank does itself: gathering, and copying to the device
     images: int = 0  # of the whole micro-batch
 
 

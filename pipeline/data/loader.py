@@ -61,24 +61,12 @@ class Loader:
         """
         if self._next == self.feed.items:
             raise StopIteration
+        began = time.perf_counter()
         item, self._next = self._next, self._next + 1
         self._release()
-        parts = self._crew.parts(item)
-        batch = self._gather(item, parts)
-        if self.device.type != "cuda":
-            self._held.append(None)
-            return batch
-        began = time.perf_counter()
-        with torch.cuda.stream(self._copies):
-            copied = batch.to(self.device)
-            done = torch.cuda.Event()
-            done.record()
-        torch.cuda.current_stream().wait_event(done)
-        for tensor in copied.tensors():
-            tensor.record_stream(torch.cuda.current_stream())
-        self._held.append(done)
-        copied.times.copy_s = time.perf_counter() - began
-        return copied
+        batch = self._on_device(self._gather(item, self._crew.parts(item)))
+        batch.times.copy_s = time.perf_counter() - began - self._crew.waited_s
+        return batch
 
     def close(self) -> None:
         """Ends the workers."""
@@ -95,6 +83,21 @@ class Loader:
                     copied.synchronize()  # of a step that is long over
             self._held.popleft()
         self._crew.allow(self._next + self._prefetch)
+
+    def _on_device(self, batch: MicroBatch) -> MicroBatch:
+        """Copied beside what the device is doing, which waits for it when it comes to it."""
+        if self.device.type != "cuda":
+            self._held.append(None)
+            return batch
+        with torch.cuda.stream(self._copies):
+            copied = batch.to(self.device)
+            done = torch.cuda.Event()
+            done.record()
+        torch.cuda.current_stream().wait_event(done)
+        for tensor in copied.tensors():
+            tensor.record_stream(torch.cuda.current_stream())
+        self._held.append(done)
+        return copied
 
     def _gather(self, item: int, parts: list[Part]) -> MicroBatch:
         slot, batch = self._ring.slot(item), self.feed.batch
@@ -130,13 +133,17 @@ class Alone:
 
     def __init__(self, recipe: Recipe, ring: Ring) -> None:
         self._maker, self._ring = Maker(recipe, 0, 1), ring
+        self.waited_s = 0.0  # for the last item
 
     def allow(self, items: int) -> None:
         """Nothing is made ahead."""
 
     def parts(self, item: int) -> list[Part]:
         """Makes an item."""
-        return [self._maker.make(item, self._ring.slot(item))]
+        began = time.perf_counter()
+        made = [self._maker.make(item, self._ring.slot(item))]
+        self.waited_s = time.perf_counter() - began
+        return made
 
     def close(self) -> None:
         """Nothing more is read."""
@@ -151,6 +158,7 @@ class Crew:
         self._children: list[nursery.Child] = []
         self._answers: list[deque[Part]] = [deque() for _ in range(workers)]
         self._allowed = 0
+        self.waited_s = 0.0  # for the last item; what lies there already is not waited for
         for number in range(workers):
             self._children.append(nursery.bear(ring.fd))
             worker.Birth(recipe, number, workers, ring.shape).tell(self._children[-1].connection)
@@ -168,10 +176,14 @@ class Crew:
 
     def parts(self, item: int) -> list[Part]:
         """What all workers say of an item; waits for them."""
-        deadline = time.monotonic() + STALL_S
+        deadline, self.waited_s = time.monotonic() + STALL_S, 0.0
         while missing := [n for n, answers in enumerate(self._answers) if not answers]:
             waited_for = [self._children[n].connection for n in missing]
-            ready = wait(waited_for, timeout=max(0.0, deadline - time.monotonic()))
+            ready = wait(waited_for, timeout=0)
+            if not ready:
+                began = time.monotonic()
+                ready = wait(waited_for, timeout=max(0.0, deadline - began))
+                self.waited_s += time.monotonic() - began
             if not ready:
                 raise WorkFailed(f"loader workers {missing} have not answered for {STALL_S:.0f} s", cause="hang")
             for number in missing:

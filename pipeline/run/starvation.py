@@ -1,9 +1,10 @@
 """Where a step's wait for data went, what the loaders could give, and what helps. Torch-free.
 
-    wait = copy, which the rank does itself and measures, + the rest, shared out between read and decode
-           in the ratio of the seconds that the workers spent on either
+    wait = copy, which the rank does itself and measures, + the rest, for workers, shared out between read and
+           decode in the ratio of the seconds that they spent on either
 
-All are seconds of wall time.
+All are seconds of wall time. Reading or decoding is too slow only where the loaders could not feed much more than is
+trained. Where they could, they are waited for since they are uneven, and a longer ring evens it out.
 """
 
 import os
@@ -19,6 +20,7 @@ STAGES = ("read", "decode", "copy")
 _JUDGED_S = 5.0  # of steps, before anything is said of them: one slow step says little
 _PAUSE_S, _LONGEST_PAUSE_S = 60.0, 3600.0  # before the same is said again
 _ALL_BUSY = 0.9  # of the cores
+_HEADROOM = 1.25  # times what is trained: with less, the loaders are what training waits for
 
 
 class Times(Protocol):
@@ -103,35 +105,68 @@ class Watch:
         if step_s < _JUDGED_S:
             return None
         waits = [sum(line[f"data_{stage}_s"] for line in self._lines) for stage in STAGES]
-        busy = self._cores.busy()
+        headroom, busy = headroom_of(self._lines), self._cores.busy()
         self._lines, self._now = [], self._now + step_s
         if sum(waits) <= TOLERATED * step_s:
             return None
-        stage = dominating(waits)
-        again, pause = self._said.get(stage, (0.0, _PAUSE_S))
+        cause = cause_of(waits, headroom, self.config.loader.workers)
+        again, pause = self._said.get(cause, (0.0, _PAUSE_S))
         if self._now < again:
             return None
-        self._said[stage] = self._now + pause, min(2 * pause, _LONGEST_PAUSE_S)
-        return advice(waits, step_s, self.config, self.remote, self._cores.number, busy)
+        self._said[cause] = self._now + pause, min(2 * pause, _LONGEST_PAUSE_S)
+        share = sum(waits) / step_s
+        return advice(cause, share, headroom, self.config, self.remote, self._cores.number, busy)
 
 
-def advice(waits: Sequence[float], step_s: float, config: Config, remote: bool, cores: int, busy: float | None) -> str:
-    """What to say of `waits` (read, decode, copy) in `step_s` seconds of steps: the stage, and the remedy.
+def headroom_of(lines: Sequence[dict[str, Any]]) -> float | None:
+    """What the loaders could feed over several lines of metrics.jsonl, in multiples of what was trained."""
+    could = mean_could_feed(lines)
+    trained = sum(line["images_per_s"] * line["step_s"] for line in lines) / sum(line["step_s"] for line in lines)
+    return could / trained if could else None
+
+
+def cause_of(waits: Sequence[float], headroom: float | None, workers: int) -> str:
+    """The stage that is too slow; or that the loaders are `uneven`; or that the rank loads `alone`.
 
     Args:
+        waits: seconds of read, decode, copy.
+        headroom: as `headroom_of` says; None where that is not known.
+        workers: of a rank.
+    """
+    stage = dominating(waits)
+    if stage == "copy":
+        return stage
+    if workers == 0:
+        return "alone"
+    return "uneven" if headroom is not None and headroom >= _HEADROOM else stage
+
+
+def advice(
+    cause: str, share: float, headroom: float | None, config: Config, remote: bool, cores: int, busy: float | None
+) -> str:
+    """What to say of a wait for data: the cause, and the remedy.
+
+    Args:
+        cause: of `cause_of`.
+        share: of the steps' time that was waited.
+        headroom: as `headroom_of` says.
         remote: whether some of the data comes from afar.
         cores: that this process may use.
         busy: how many of those were at work, if known.
     """
-    stage, share = dominating(waits), sum(waits) / step_s
     idle = busy is None or busy < _ALL_BUSY * cores
     at_work = f"{cores} cores here" if busy is None else f"{busy:.0f} of {cores} cores are busy"
-    remedy = {
-        "read": _reading(config, remote),
-        "decode": _decoding(config, idle, at_work),
-        "copy": _copying(idle, at_work),
-    }
-    return f"data wait is {share:.{0 if share >= 0.1 else 1}%} of the step, mostly {stage}: {remedy[stage]}"
+    if cause == "uneven":
+        why = f"though loaders could feed {headroom:.1f} times as much: {_evening(config)}"
+    elif cause == "alone":
+        why = "as the ranks load their images themselves: raise loader.workers (now 0)"
+    elif cause == "read":
+        why = f"mostly read: {_reading(config, remote)}"
+    elif cause == "decode":
+        why = f"mostly decode: {_decoding(config, idle, at_work)}"
+    else:
+        why = f"mostly copy: {_copying(config, idle, at_work)}"
+    return f"data wait is {share:.{0 if share >= 0.1 else 1}%} of the step, {why}"
 
 
 def dominating(waits: Sequence[float]) -> str:
@@ -184,7 +219,13 @@ def _decoding(config: Config, idle: bool, at_work: str) -> str:
     return f"{smaller}; more workers would not help ({at_work})"
 
 
-def _copying(idle: bool, at_work: str) -> str:
+def _copying(config: Config, idle: bool, at_work: str) -> str:
     if idle:
-        return f"the bus to the GPU is at its limit, or used by others ({at_work}); lower model.image_size if you can"
-    return f"the ranks find no core free ({at_work}): lower loader.workers"
+        each = "each micro-batch takes the rank itself some time"
+        return f"{each}: fewer and larger ones take less, raise micro_batch_size (now {config.micro_batch_size})"
+    return f"the ranks find no core free ({at_work}): lower loader.workers (now {config.loader.workers} per rank)"
+
+
+def _evening(config: Config) -> str:
+    why = "at times they take longer, or a step takes more micro-batches than are made ahead"
+    return f"{why}: raise loader.prefetch (now {config.loader.prefetch})"
