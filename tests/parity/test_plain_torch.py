@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from pipeline.config import load_config
 from pipeline.data.feed import TrainFeed
 from pipeline.data.order import Order
+from pipeline.dataset.index import ShardIndex
 from pipeline.dataset.manifest import read_manifest
 from tests.datasets import make_dataset
 from tests.parity.worker import starting_point
@@ -39,7 +41,7 @@ def run_yaml(folder, data, zero="zero1", batch_size=30):
 
 
 def plain_torch(config):
-    """Ten steps as anyone would write them: the whole batch at once, torch's own clipping and AdamW."""
+    """Ten steps as anyone would write them: whole batches of what can be read, torch's own clipping and AdamW."""
     manifest = read_manifest(config.data.train)
     order = Order.fit(manifest.samples, config.batch_size, config.seed)
     feed = TrainFeed(order, config.batch_size, 1, 0, config.batch_size, 0, config.batch_size * STEPS)
@@ -56,8 +58,9 @@ def plain_torch(config):
         for group in optimizer.param_groups:
             group["lr"] = PEAK * step / WARMUP if step <= WARMUP else PEAK * (STEPS - step) / (STEPS - WARMUP)
         batch = batches[step - 1]
-        images = batch.images.permute(0, 3, 1, 2).float() / 127.5 - 1
-        loss = F.cross_entropy(model(images), batch.labels)
+        real = batch.weights > 0
+        images = batch.images[real].permute(0, 3, 1, 2).float() / 127.5 - 1
+        loss = F.cross_entropy(model(images), batch.labels[real])
         optimizer.zero_grad()
         loss.backward()
         norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)))
@@ -100,11 +103,33 @@ def data(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def damaged(data, tmp_path_factory):
+    """A copy of which every twelfth image is no image."""
+    path = shutil.copytree(data, tmp_path_factory.mktemp("parity") / "damaged")
+    for tar in path.glob("shards/*.tar"):
+        index = ShardIndex(tar.with_suffix(".arrow"))
+        with tar.open("r+b") as file:
+            for row in map(index.row, range(5, len(index), 12)):
+                file.seek(row.offset)
+                file.write(b"\0" * row.size)
+    return path
+
+
 @pytest.mark.parametrize(
     ("zero", "batch_size", "world_size"),
     [("zero0", 30, 2), ("zero1", 30, 2), ("zero2", 30, 2), ("zero1", 31, 2), ("zero2", 29, 3)],
 )
 def test_ten_steps_equal_plain_torch(data, tmp_path, zero, batch_size, world_size):
+    assert ten_steps(data, tmp_path, zero, batch_size, world_size) == [batch_size] * STEPS
+
+
+def test_ten_steps_with_holes_equal_plain_torch_on_what_can_be_read(damaged, tmp_path):
+    assert min(ten_steps(damaged, tmp_path, "zero1", 30, 2)) < 30
+
+
+def ten_steps(data, tmp_path, zero, batch_size, world_size):
+    """How many samples of each step were read."""
     run = run_yaml(tmp_path, data, zero, batch_size)
     losses, norms, weights = plain_torch(load_config(run))
     result, ours = our_engine(run, tmp_path, world_size)
@@ -119,3 +144,4 @@ def test_ten_steps_equal_plain_torch(data, tmp_path, zero, batch_size, world_siz
         assert not torch.equal(theirs, initial[name]), f"{name} was not trained"
         for part, (a, b) in comparable(name, ours[name], theirs).items():
             assert torch.linalg.vector_norm(a - b) <= 1e-5 * torch.linalg.vector_norm(b), part
+    return result["read"]

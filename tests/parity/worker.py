@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from pipeline.config import Config, load_config
 from pipeline.data.corpus import fit_order, open_corpus
 from pipeline.data.feed import TrainFeed
+from pipeline.data.ledger import READ
 from pipeline.data.loader import Loader
 from pipeline.data.recipe import Recipe
 from pipeline.distributed import World
@@ -47,17 +48,18 @@ def main(run_yaml: Path, out: Path) -> None:
     engine = build_engine(config, model, world.device, micro_batch, accumulation, world.size)
     recipe = Recipe.of_training(config, corpus, feed, world.local_size, known_holes={})
     batches = Loader(recipe, config.loader.workers, config.loader.prefetch, accumulation, world.device)
-    losses, norms = [], []
+    losses, norms, read = [], [], []
     for step in range(1, feed.steps + 1):
         lr = learning_rate(config.schedule, config.optimizer.lr, step, feed.steps)
         result = train_step(engine, config, world, [next(batches) for _ in range(accumulation)], lr, step)
-        losses.append(float(world.all_reduce(result.loss_sum.clone())) / feed.count(step - 1))
+        read.append(int(result.rows[:, READ].sum()))
+        losses.append(float(world.all_reduce(result.loss_sum.clone())) / read[-1])
         norms.append(float(result.grad_norm))
     if world.is_main:
         weights = {name: p.detach().float().contiguous() for name, p in engine.module.state_dict().items()}
         save_file(weights, out / "weights.safetensors")
         shape = {"accumulation": accumulation, "micro_batch": micro_batch, "stage": engine.zero_optimization_stage()}
-        (out / "losses.json").write_text(json.dumps({"losses": losses, "norms": norms} | shape))
+        (out / "losses.json").write_text(json.dumps({"losses": losses, "norms": norms, "read": read} | shape))
     world.close()
 
 
