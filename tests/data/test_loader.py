@@ -361,6 +361,23 @@ def test_a_copy_whose_images_have_rotted_is_read_again_from_its_origin(
     assert not any(is_rotten(path) for path in tmp_path.glob("*.shard"))
 
 
+def test_copies_that_cannot_be_read_any_more_are_not_needed(dataset: Path, tmp_path: Path) -> None:
+    feed, cache = feed_of(SAMPLES, 1, 0), Cache(dir=tmp_path, bytes="100MB")
+    recipe = recipe_of(dataset, feed, SIZE, Augment(), cache=cache)
+    before = list(run_loader(recipe))
+    folder = os.open(tmp_path, os.O_RDONLY)
+    loader = run_loader(recipe)
+    after = [next(loader)]
+    copies = [fd for fd in Path("/proc/self/fd").iterdir() if os.path.realpath(fd).startswith(f"{tmp_path}/")]
+    for fd in copies:  # as on a disk that fails: reading is an error
+        os.dup2(folder, int(fd.name))
+    after += loader
+    os.close(folder)
+    assert len(copies) >= 3 and not any(batch.holes for batch in after)
+    for old, new in zip(before, after, strict=True):
+        assert torch.equal(old.images, new.images) and torch.equal(old.rows, new.rows)
+
+
 def is_rotten(copy: Path) -> bool:
     return xxhash.xxh3_64_hexdigest(copy.read_bytes()) != copy.name.partition("-")[0]
 
