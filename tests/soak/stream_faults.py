@@ -326,7 +326,7 @@ MATRIX = Matrix(
     " tar and index), S3 with 10 % of reads answered 503 and with a stalled connection: each step has the samples and"
     " pixels of an undisturbed run but for exactly the lost ones, the loss is the mean over those read, one line per"
     " shard and cause; above the rate of holes: saved, stopped with one line that names shard and cause, and mended it"
-    " goes on",
+    " goes on, with the same holes where steps are done again",
     24,
     trials,
     run,
