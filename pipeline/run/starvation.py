@@ -223,7 +223,9 @@ def _copying(config: Config, idle: bool, at_work: str) -> str:
     if idle:
         each = "each micro-batch takes the rank itself some time"
         return f"{each}: fewer and larger ones take less, raise micro_batch_size (now {config.micro_batch_size})"
-    return f"the ranks find no core free ({at_work}): lower loader.workers (now {config.loader.workers} per rank)"
+    workers = config.loader.workers
+    remedy = f"lower loader.workers (now {workers} per rank)" if workers > 1 else "give them more cores"
+    return f"the ranks find no core free ({at_work}): {remedy}"
 
 
 def _evening(config: Config) -> str:

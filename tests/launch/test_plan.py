@@ -165,6 +165,22 @@ def test_a_large_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.fast
+def test_a_mixture_is_planned_by_its_parts(tmp_path: Path) -> None:
+    photos, web = imagined(1_600_000, "s3://data/photos"), imagined(160_000_000, "s3://data/web", 10_000)
+    mixture = Corpus((*photos.members, *web.members), (1.0, 3.0))
+    plan = plan_of(tmp_path, mixture, Machines(1, 8, None, 500.0), epochs=1)
+    assert [part.share for part in plan.parts] == [0.25, 0.75]
+    assert plan.length.samples == 161_600_000 and [round(part.epochs, 2) for part in plan.parts] == [25.25, 0.76]
+    assert plan.volume.sample == pytest.approx(0.25 * 31_000 + 0.75 * 10_000)
+    assert plan.shuffle is not None and plan.shuffle < 1.1
+    alone = plan_of(tmp_path, web, Machines(1, 8, None, 500.0), epochs=1)
+    assert 0.75 * alone.memory.windows < plan.memory.windows < 1.5 * alone.memory.windows
+    assert any(
+        "s3://data/web: 160,000,000 samples" in said and "75.0% of what is read" in said for said in as_lines(plan)
+    )
+
+
+@pytest.mark.fast
 def test_what_will_be_slow_is_a_warning(tmp_path: Path) -> None:
     corpus, eight = imagined(300_000_000), Machines(1, 8, None, None)
     (rate,) = plan_of(tmp_path, corpus, Machines(512, 8, None, None), batch_size=4096).warnings
