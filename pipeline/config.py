@@ -182,8 +182,9 @@ class Augment(_Section):
 
 
 class Loader(_Section):
-    """How images are read and decoded; results never depend on it."""
+    """How images are read and decoded; results depend on nothing of it but the name."""
 
+    name: Literal["vitstream", "mosaic"] = "vitstream"  # mosaic: mosaicml-streaming's own order, which proves less
     workers: Annotated[int, Field(ge=0)] = 8  # processes per rank; 0: the rank itself
     threads: Positive = 1  # that decode, of each worker
     prefetch: Positive = 4  # micro-batches that are made ahead of their use
@@ -244,6 +245,8 @@ class Config(_Section):
     def _pairs(self) -> "Config":
         if self.augment.mixes and self.batch_size == 1:
             raise ValueError("augment: mixup and cutmix mix pairs of a batch; with batch_size 1 there are none")
+        if self.loader.name == "mosaic" and isinstance(self.data.train, tuple):
+            raise ValueError("data.train: loader.name: mosaic reads one MDS folder, not a list")
         return self
 
     def total_samples(self, dataset_samples: int, step: int = 0, consumed: int = 0) -> int:

@@ -6,7 +6,7 @@ All state that a resume needs is `Progress` and the engine's tensors. Everything
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,6 +19,8 @@ from pipeline.data.corpus import fit_order, order_from_json
 from pipeline.data.feed import TrainFeed
 from pipeline.data.ledger import Ledger
 from pipeline.data.loader import Loader
+from pipeline.data.mosaic import MosaicLoader
+from pipeline.data.mosaic_order import LIMITS, MosaicFeed, MosaicOrder
 from pipeline.data.order import SampleOrder
 from pipeline.data.recipe import Recipe
 from pipeline.dataset.errors import StoppedResumable, WorkFailed
@@ -49,7 +51,7 @@ class Progress:
 
     step: int  # optimizer steps done
     consumed: int  # samples used
-    order: SampleOrder
+    order: SampleOrder | MosaicOrder
     ledger: Ledger
 
 
@@ -73,8 +75,8 @@ class Trainer:
         self.attempt: int = self.world.broadcast(attempt)
         self.console = Console(self.world.is_main, self.run.attempt(self.attempt) / "rank-0.log")
         self.from_scratch = from_scratch
-        self.progress = Progress(0, 0, self._fit_order(), Ledger())
-        self.loader: Loader | None = None
+        self.progress = Progress(0, 0, self._order(), Ledger())
+        self.loader: Loader | MosaicLoader | None = None
         self.saved_step: int | None = None
         self.parent: str | None = None
 
@@ -84,10 +86,8 @@ class Trainer:
             self.run.set_aside(self.attempt)
         checkpoint = choose_checkpoint(self.run.checkpoints, self.attempt, self.world, self.console.say)
         if checkpoint:
-            self.progress = _progress_from(checkpoint[1])
+            self.progress = self._progress_from(checkpoint[1])
             self.saved_step, self.parent = self.progress.step, checkpoint[0].name
-        progress = self.progress
-        self.total = self.config.total_samples(self.prepared.train.samples, progress.step, progress.consumed)
         self.feed = self._feed()
         self.total_steps = self.progress.step + self.feed.steps
         if self.feed.steps <= 0:
@@ -101,19 +101,27 @@ class Trainer:
 
     # -- setting up --------------------------------------------------------------------------------------------
 
-    def _fit_order(self) -> SampleOrder:
-        return fit_order(self.prepared.train, self.config.batch_size, self.config.seed)
+    def _order(self, kept: dict[str, Any] | None = None, consumed: int = 0) -> SampleOrder | MosaicOrder:
+        """The order of a run that starts, or, with what a checkpoint kept of it, goes on."""
+        config, corpus, world = self.config, self.prepared.train, self.world
+        if config.loader.name == "mosaic":
+            nodes = world.size // world.local_size
+            return MosaicOrder.of(corpus.samples, config.seed, nodes, world.size, kept, consumed)
+        return order_from_json(kept) if kept else fit_order(corpus, config.batch_size, config.seed)
 
-    def _feed(self) -> TrainFeed:
+    def _progress_from(self, manifest: CheckpointManifest) -> Progress:
+        order = self._order(manifest.data["order"], manifest.consumed)
+        return Progress(manifest.step, manifest.consumed, order, Ledger.from_json(manifest.data["ledger"]))
+
+    def _feed(self) -> TrainFeed | MosaicFeed:
+        config, progress, world = self.config, self.progress, self.world
+        size, limit, consumed = config.batch_size, config.micro_batch_size, progress.consumed
+        if isinstance(progress.order, MosaicOrder):
+            to_come = (config.steps or 0) - progress.step
+            return MosaicFeed(progress.order, size, world.rank, limit, consumed, config.epochs, to_come)
+        total = config.total_samples(self.prepared.train.samples, progress.step, consumed)
         return TrainFeed(
-            order=self.progress.order,
-            batch_size=self.config.batch_size,
-            world_size=self.world.size,
-            rank=self.world.rank,
-            micro_batch_limit=self.config.micro_batch_size,
-            consumed=self.progress.consumed,
-            total=self.total,
-            mixes=self.config.augment.mixes,
+            progress.order, size, world.size, world.rank, limit, consumed, total, mixes=config.augment.mixes
         )
 
     def _introduce(self) -> None:
@@ -129,7 +137,9 @@ class Trainer:
         self.console.say(f"attempt {self.attempt}, from {start}: {self.run.path}")
         for line in self.prepared.changed:
             self.console.say(f"changed since that checkpoint: {line}")
-        accumulation, micro_batch = self.feed.slots.shape
+        if config.loader.name == "mosaic":
+            self.console.say(LIMITS)
+        accumulation, micro_batch = self.feed.accumulation, self.feed.batch
         ranks = "rank" if world.size == 1 else "ranks"
         if (
             config.precision == "bf16"
@@ -150,14 +160,18 @@ class Trainer:
         config, world, corpus = self.config, self.world, self.prepared.train
         data = checkpoint[1].data if checkpoint else {}
         known = self._known_holes(data.get("holes", {}))
-        recipe = Recipe.of_training(config, corpus, self.feed, world.local_size, known)
         # First: it reads its first batches while the model is built.
-        self.loader = self._load(recipe, in_use=self.feed.accumulation)
+        if isinstance(self.feed, MosaicFeed):
+            kept = data.get("order")
+            self.loader = MosaicLoader(config, corpus.members[0], self.feed, world, self.run.path, kept, known)
+        else:
+            recipe = Recipe.of_training(config, corpus, self.feed, world.local_size, known)
+            self.loader = self._load(recipe, in_use=self.feed.accumulation)
         model = build_model(config, len(corpus.classes))
         reader = TensorReader(*checkpoint) if checkpoint else None
         if reader:  # before DeepSpeed copies the weights; setting the masters alone would leave those as they were
             model.load_state_dict(reader.weights())
-        accumulation, micro_batch = self.feed.slots.shape
+        accumulation, micro_batch = self.feed.accumulation, self.feed.batch
         self.engine = build_engine(config, model, world.device, micro_batch, accumulation, world.size)
         if checkpoint and reader:
             reader.restore(slices_to_restore(self.engine))
@@ -298,7 +312,7 @@ class Trainer:
             "parent": self.parent,
             "data": {
                 "fingerprint": self.prepared.train.fingerprint,
-                "order": progress.order.to_json(),
+                "order": self.loader.state() if isinstance(self.loader, MosaicLoader) else progress.order.to_json(),
                 "ledger": progress.ledger.to_json(),
                 "holes": self.holes.to_json(),
             },
@@ -326,8 +340,3 @@ class Trainer:
         if self.loader:
             self.loader.close()
         self.world.close()
-
-
-def _progress_from(manifest: CheckpointManifest) -> Progress:
-    data = manifest.data
-    return Progress(manifest.step, manifest.consumed, order_from_json(data["order"]), Ledger.from_json(data["ledger"]))

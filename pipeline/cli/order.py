@@ -79,6 +79,7 @@ def _asked(data: str, batch_size: int | None, seed: int | None, epochs: int | No
     from pipeline.dataset.errors import UsageError
     from pipeline.dataset.location import Location
     from pipeline.dataset.opening import read_dataset
+    from pipeline.launch.mosaic import refuse
 
     location = Location.of(data)
     is_yaml = data.endswith((".yaml", ".yml"))  # or would be: then the file is missing, not the dataset
@@ -88,6 +89,7 @@ def _asked(data: str, batch_size: int | None, seed: int | None, epochs: int | No
         member = Member(location, read_dataset(location, needs_classes=False))
         return Corpus((member,)), Course(batch_size, seed or 0, epochs)
     config = load_config(location.path)
+    refuse(config, "order")
     for key, option in {"batch_size": batch_size, "seed": seed, "epochs": epochs}.items():
         value = getattr(config, key)
         if option not in (None, value):

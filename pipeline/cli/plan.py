@@ -44,6 +44,7 @@ def plan(
     from pipeline.data.recipe import machine_memory_bytes
     from pipeline.dataset.errors import UsageError
     from pipeline.dataset.quantities import parse_bytes
+    from pipeline.launch.mosaic import refuse
     from pipeline.launch.plan import Machines, make_plan
     from pipeline.launch.plan_lines import as_lines
     from pipeline.launch.preflight import open_data
@@ -51,6 +52,7 @@ def plan(
     if nproc and (nodes or gpus_per_node):
         raise UsageError("plan: takes --nproc, or --nodes and --gpus-per-node")
     config = load_config(run, set_ or [])
+    refuse(config, "plan")
     slurm = None if nproc else config.slurm
     per_node = nproc or gpus_per_node or (slurm and (slurm.gpus_per_node or slurm.tasks_per_node)) or 1
     nodes = nodes or (slurm.nodes if slurm else 1)

@@ -4,7 +4,7 @@ An account is one epoch of one part of the data. A row of counts is int64 [ROW],
 
     READ, READ_SUM     samples read, and the sum of their keys' hashes
     HOLES, HOLES_SUM   samples that could not be, and the sum of theirs
-    PLACES             sum of the hashes of the places of all of them
+    PLACES             sum of the hashes of the places of all of them, but for repeats that the order says are such
     PIXELS             sum of the hashes of their pixels and labels, where that is asked for
     KEYLESS            holes whose key nobody could say
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from pipeline.data.corpus import Corpus
 from pipeline.data.keyed import mix64
-from pipeline.data.order import SampleOrder
+from pipeline.data.order import Accounting
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.keys import MASK64, hex64
 
@@ -60,11 +60,12 @@ class Ledger:
             self.open[account] = [(a + b) & MASK64 for a, b in zip(total, row, strict=True)]
             self.holes += row[HOLES]
 
-    def certify(self, order: SampleOrder, corpus: Corpus, consumed: int) -> list[dict[str, Any]]:
+    def certify(self, order: Accounting, corpus: Corpus, consumed: int) -> list[dict[str, Any]]:
         """Certificates of the accounts that end at or before `consumed`; they leave the ledger.
 
         A certificate's `exactly_once` is false where the account's sums differ from what they must come to: a sample
-        was read twice, missed or replaced (`check` raises for it).
+        was read twice, missed or replaced (`check` raises for it). So it is where the order itself repeats samples;
+        then `at_least_once` says whether the sums, without those repeats, are right.
 
         Raises:
             WorkFailed: an account under way has not had as many samples as it must have by now.
@@ -102,7 +103,7 @@ def title(account: Account, corpus: Corpus) -> str:
 
 def check(certificate: dict[str, Any]) -> None:
     """Raises WorkFailed for a certificate that does not hold."""
-    if not certificate["exactly_once"]:
+    if not (certificate["exactly_once"] or certificate.get("at_least_once")):
         part = f" of {certificate['part']}" if "part" in certificate else ""
         by_keys = "the manifest's key sum" if "proof" not in certificate else "each sample once"
         raise WorkFailed(
@@ -141,11 +142,12 @@ def all_places(samples: int) -> int:
 
 
 def _certificate(account: Account, row: list[int], corpus: Corpus, samples: int) -> dict[str, Any]:
-    known = corpus.key_sum(account.part)
+    known, distinct = corpus.key_sum(account.part), corpus.part_samples(account.part)
     by_keys = known is not None and not row[KEYLESS]
     digest, expected = row[READ_SUM], ((known or 0) - row[HOLES_SUM]) & MASK64
     if not by_keys:
-        digest, expected = row[PLACES], all_places(samples)
+        digest, expected = row[PLACES], all_places(distinct)
+    holds = digest == expected and row[READ] + row[HOLES] == samples
     return {
         "epoch": account.epoch,
         **({"part": corpus.name(account.part)} if corpus.parts > 1 else {}),
@@ -154,5 +156,6 @@ def _certificate(account: Account, row: list[int], corpus: Corpus, samples: int)
         "digest": hex64(digest),
         "expected": hex64(expected),
         **({} if by_keys else {"proof": "places"}),
-        "exactly_once": digest == expected and row[READ] + row[HOLES] == samples,
+        **({"repeats": samples - distinct, "at_least_once": holds} if samples > distinct else {}),
+        "exactly_once": holds and samples == distinct,
     }

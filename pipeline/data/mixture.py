@@ -83,6 +83,10 @@ class Mixture:
             for epoch in epochs_between(order.samples, self.used(part, consumed), self.used(part, consumed + count))
         ]
 
+    def epoch(self, consumed: int) -> int:
+        """As SampleOrder says."""
+        return consumed // self.samples
+
     def part_of(self, ids: np.ndarray) -> np.ndarray:
         """As SampleOrder says."""
         return np.searchsorted(self._starts, np.asarray(ids, np.int64), side="right").astype(np.int64) - 1

@@ -30,12 +30,31 @@ DEFAULT_WINDOW = 16
 _CHUNKS, _WINDOW, _TAIL = 1, 2, 3  # domains of the hash, so that no two permutations share a key
 
 
-class SampleOrder(Protocol):
-    """What a run reads when. State is one integer, `consumed`: the samples used since the run began.
+class Accounting(Protocol):
+    """What the journal, the ledger and the holes ask of an order.
 
     A part is what has epochs of its own: one dataset or concatenation (part 0), or each dataset of a mixture. An
     account is (part, epoch of that part): what the ledger keeps sums for. Arrays are int64 [n].
     """
+
+    def epoch(self, consumed: int) -> int:
+        """How many times `consumed` samples are all of all parts."""
+
+    def accounts(self, consumed: int, count: int) -> list[tuple[int, int]]:
+        """The accounts that the `count` samples after `consumed` touch, sorted."""
+
+    def used(self, part: int, consumed: int) -> int:
+        """How many of the first `consumed` samples are of this part: its own epochs follow from that."""
+
+    def part_samples(self, part: int) -> int:
+        """Samples of a part."""
+
+    def when(self, epochs: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        """The counts of consumed samples at which these are read in these epochs of their parts."""
+
+
+class SampleOrder(Accounting, Protocol):
+    """What a run reads when. State is one integer, `consumed`: the samples used since the run began."""
 
     @property
     def samples(self) -> int:
@@ -50,13 +69,10 @@ class SampleOrder(Protocol):
         """The run's."""
 
     def at(self, consumed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(epoch of its part, global id) of the samples at these counts. Ids go through all datasets, one by one."""
+        """(epoch of its part, global id) of the samples at these counts: the inverse of `when`.
 
-    def when(self, epochs: np.ndarray, ids: np.ndarray) -> np.ndarray:
-        """Inverse of `at`: the counts at which these samples are read in these epochs of their parts."""
-
-    def accounts(self, consumed: int, count: int) -> list[tuple[int, int]]:
-        """The accounts that the `count` samples after `consumed` touch, sorted."""
+        Ids go through all datasets, one by one.
+        """
 
     def part_of(self, ids: np.ndarray) -> np.ndarray:
         """The part of each global id."""
@@ -66,12 +82,6 @@ class SampleOrder(Protocol):
 
     def chunks_of(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """[first, last + 1): the global ids of each one's chunk, which are read close together."""
-
-    def used(self, part: int, consumed: int) -> int:
-        """How many of the first `consumed` samples are of this part: its own epochs follow from that."""
-
-    def part_samples(self, part: int) -> int:
-        """Samples of a part."""
 
     def to_json(self) -> dict[str, Any]:
         """What a checkpoint keeps; `order_from_json` reads it."""
@@ -146,6 +156,10 @@ class Order:
     def accounts(self, consumed: int, count: int) -> list[tuple[int, int]]:
         """As SampleOrder says: two epochs where the samples cross an edge, more where they hold whole ones."""
         return [(0, epoch) for epoch in epochs_between(self.samples, consumed, consumed + count)]
+
+    def epoch(self, consumed: int) -> int:
+        """As SampleOrder says."""
+        return consumed // self.samples
 
     def part_of(self, ids: np.ndarray) -> np.ndarray:
         """As SampleOrder says: one part."""

@@ -75,3 +75,19 @@ class LocalBlob:
 
     def close(self) -> None:
         self._file.close()
+
+
+class BytesBlob:
+    """A file, or a part of one, that is in memory already."""
+
+    def __init__(self, name: str, data: bytes) -> None:
+        self.name, self._data = name, data
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self._data[offset : offset + length]
+
+    def size(self) -> int:
+        return len(self._data)
+
+    def close(self) -> None:
+        """Nothing is open."""

@@ -10,11 +10,13 @@ from pipeline.data.cache import open_folder
 from pipeline.data.corpus import Corpus, Member, open_corpus, open_member
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.location import Location
+from pipeline.launch import mosaic
 from pipeline.launch.template import zero_template
 from pipeline.run.directory import RunDirectory
 
 # A checkpoint of other values of these does not fit: the weights' shapes, or the order in which samples are read.
-_FIXED = ("model.", "seed")
+_FIXED = ("model.", "seed", "loader.name")
+_SINCE = {"loader.name": "vitstream"}  # keys that older checkpoints lack, and what they meant
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ def open_data(config: Config, world_size: int) -> tuple[Corpus, Member | None]:
         )
     zero_template(config)
     train = open_corpus(config.data.train, classes=config.data.classes)
+    if config.loader.name == "mosaic":
+        mosaic.check(config, train, world_size)
     val = open_member(config.data.val, "data.val", config.data.classes) if config.data.val else None
     if val is not None and val.manifest.classes != train.classes:
         raise UsageError(f"data.val: {val.location} has other classes than data.train, {train.members[0].location}")
@@ -75,8 +79,11 @@ def open_data(config: Config, world_size: int) -> tuple[Corpus, Member | None]:
 def _compare(config: Config, newest: CheckpointManifest) -> tuple[str, ...]:
     """Lines about what changed since the newest checkpoint. Raises UsageError where it could not be used."""
     changes = [
-        c for c in differences(newest.config, config.to_json(exclude={"run_dir"})) if not c[0].startswith("slurm")
+        (key, _SINCE.get(key) if before is None else before, after)
+        for key, before, after in differences(newest.config, config.to_json(exclude={"run_dir"}))
+        if not key.startswith("slurm")
     ]
+    changes = [(key, before, after) for key, before, after in changes if before != after]
     for key, before, after in changes:
         if key.startswith(_FIXED):
             raise UsageError(

@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.data.corpus import Corpus
 from pipeline.data.ledger import Account
-from pipeline.data.order import SampleOrder
+from pipeline.data.order import Accounting
 from pipeline.data.read import Hole
 from pipeline.dataset.errors import UsageError
 
@@ -119,7 +119,7 @@ def short(fingerprint: str) -> str:
 
 
 def known_holes(
-    order: SampleOrder, fingerprint: str, consumed: int, checkpoint: dict[str, Any], written: Path
+    order: Accounting, fingerprint: str, consumed: int, checkpoint: dict[str, Any], written: Path
 ) -> list[list[Any]]:
     """[part, epoch, sample id, cause] of the holes of accounts that are not over when `consumed` samples are used.
 
@@ -143,7 +143,7 @@ def known_holes(
     ]
 
 
-def to_repeat(order: SampleOrder, consumed: int, known: ByAccount) -> dict[tuple[int, int], str]:
+def to_repeat(order: Accounting, consumed: int, known: ByAccount) -> dict[tuple[int, int], str]:
     """(epoch, sample id) -> cause of the known holes whose turn comes after `consumed`: the loader leaves them out."""
     repeated = {(account.epoch, sample): cause for account, ids in known.items() for sample, cause in ids.items()}
     if not repeated:
@@ -153,12 +153,12 @@ def to_repeat(order: SampleOrder, consumed: int, known: ByAccount) -> dict[tuple
     return {key: cause for (key, cause), is_ahead in zip(repeated.items(), ahead, strict=True) if is_ahead}
 
 
-def _is_open(order: SampleOrder, consumed: int, account: tuple[int, int]) -> bool:
+def _is_open(order: Accounting, consumed: int, account: tuple[int, int]) -> bool:
     part, epoch = account
     return order.used(part, consumed) < (epoch + 1) * order.part_samples(part)
 
 
-def _lines_under_way(order: SampleOrder, data: str, consumed: int, written: Path) -> Iterator[Line]:
+def _lines_under_way(order: Accounting, data: str, consumed: int, written: Path) -> Iterator[Line]:
     """Lines of holes.jsonl about accounts that are not over; the others, most of a long run's, are not parsed."""
     if not written.exists():
         return

@@ -15,7 +15,7 @@ import torch
 from pipeline.config import Config
 from pipeline.data.corpus import Corpus
 from pipeline.data.ledger import HOLES, READ, Account, Ledger, batch_digest, check, pixel_digest
-from pipeline.data.order import SampleOrder
+from pipeline.data.order import Accounting
 from pipeline.data.read import Hole
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.remote.traffic import Fetched
@@ -47,7 +47,7 @@ class Journal:
     run: RunDirectory
     world: World
     corpus: Corpus
-    order: SampleOrder
+    order: Accounting
     ledger: Ledger
     holes: Holes
     attempt: int
@@ -192,7 +192,7 @@ class Journal:
         feeds = could_feed(waits.worker_s_per_image, self.world.size)
         return {
             "step": facts.step,
-            "epoch": facts.consumed_before // self.corpus.samples,
+            "epoch": self.order.epoch(facts.consumed_before),
             "consumed": facts.consumed_before + facts.count,
             "loss": loss_sum / max(1, read),
             "lr": facts.lr,
@@ -234,10 +234,11 @@ class Journal:
 
 def _certified(certificate: dict[str, Any]) -> str:
     of = f" of {certificate['part']}" if "part" in certificate else ""
-    read, holes = certificate["samples"], certificate["holes"]
+    read, holes, repeats = certificate["samples"], certificate["holes"], certificate.get("repeats", 0)
     all_but = f"all {read:,} samples" if not holes else f"{read:,} samples"
+    once = "exactly once" if not repeats else f"once or, for {repeats:,} of them to fill the ranks, again"
     unread = f", {holes:,} could not be read" if holes else ""
-    return f"epoch {certificate['epoch']}{of}: {all_but} read exactly once{unread} (digest {certificate['digest']})"
+    return f"epoch {certificate['epoch']}{of}: {all_but} read {once}{unread} (digest {certificate['digest']})"
 
 
 def _check_finite(lines: list[dict]) -> None:

@@ -206,6 +206,10 @@ class Cores:
 
 def _reading(config: Config, remote: bool) -> str:
     loader = config.loader
+    if loader.name == "mosaic":
+        return (
+            f"raise loader.workers (now {loader.workers} per rank), or keep the shards on the node's disk: data.cache"
+        )
     more = f"raise loader.reads (now {loader.reads}) or loader.read_ahead (now {loader.read_ahead})"
     if config.data.cache is not None:
         return f"{more}; until data.cache is filled, the storage's speed counts"
