@@ -22,6 +22,7 @@ from pipeline.data.keyed import mix64
 from pipeline.data.ledger import HOLES, HOLES_SUM, PIXELS, PLACES, READ, READ_SUM, ROW, Account
 from pipeline.data.mix import mix_plan, without_holes
 from pipeline.data.mosaic_order import MosaicFeed
+from pipeline.data.ring import Ring, Shape
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.keys import MASK64, as_int64
 from pipeline.dataset.mds_folder import MdsManifest
@@ -51,7 +52,7 @@ class MosaicLoader:
         Raises:
             UsageError: the ranks are not laid out as it needs them; or it refuses the options.
         """
-        from pipeline.data.mosaic_samples import Collate
+        from pipeline.data.mosaic_samples import Collate, Slots
 
         assert isinstance(member.manifest, MdsManifest)
         self._feed, self._augment, self._device = feed, config.augment, world.device
@@ -63,7 +64,11 @@ class MosaicLoader:
         self._samples = _samples(config, member, feed, world, run)
         if state is not None:
             self._samples.load_state_dict(state)
+        ahead = -(-config.loader.prefetch // (feed.accumulation * max(1, workers)))
+        slots = (ahead + 2) * max(1, workers)  # of each worker: one that is used, and one to spare
+        self._ring = Ring(Shape(slots, feed.per_rank, self._image_size))
         collate = Collate(
+            slots=Slots(self._ring, ahead + 2),
             manifest=member.manifest,
             image_size=self._image_size,
             augment=config.augment,
@@ -71,7 +76,6 @@ class MosaicLoader:
             pixel_digest=self._pixels,
             known_holes=known_holes,
         )
-        ahead = -(-config.loader.prefetch // (feed.accumulation * max(1, workers)))
         parallel = {"multiprocessing_context": processes, "worker_init_fn": mosaic_workers.adopt}
         parallel |= {"prefetch_factor": ahead, "persistent_workers": True}
         self._loader = DataLoader(
@@ -140,7 +144,7 @@ class MosaicLoader:
         assert self._parts is not None
         try:
             made = next(self._parts, None)
-        except RuntimeError as error:  # what a DataLoader says of a dead worker
+        except (RuntimeError, EOFError, OSError) as error:  # what a DataLoader says of a dead worker
             raise WorkFailed(f"loader: {str(error).splitlines()[0]}; often that is memory that ran out") from None
         if made is not None and made.failed:
             message, cause, resumable = made.failed
@@ -153,8 +157,8 @@ class MosaicLoader:
 
     def _micro_batch(self, step: int, micro: int) -> MicroBatch:
         made, size = self._made, self._feed.batch
-        rows = slice(micro * size, min((micro + 1) * size, len(made.ids)))
-        images, labels, weights = (_filled(array[rows], size) for array in (made.images, made.labels, made.weights))
+        slot, rows = self._ring.slot(made.slot), slice(micro * size, min((micro + 1) * size, len(made.ids)))
+        images, labels, weights = (_filled(array[rows], size) for array in (slot.images, slot.labels, slot.weights))
         account = Account(0, made.epoch)
         first = self._item_of_rank(step) + rows.start
         times = StageTimes()
@@ -179,9 +183,10 @@ class MosaicLoader:
         made, order, counts = self._made, self._feed.order, [0] * ROW
         number = max(0, rows.stop - rows.start)
         again = order.is_repeat(order.places(self._feed.rank, first, number))
-        places = np.where(again, 0, mix64(made.ids[rows].astype(np.uint64))).tolist()
+        places = np.where(again, 0, mix64(np.array(made.ids[rows], np.uint64))).tolist()
+        holes = {row for row, _ in made.holes}
         for n, place in zip(range(rows.start, rows.stop), places, strict=True):
-            count, total = (READ, READ_SUM) if made.weights[n] else (HOLES, HOLES_SUM)
+            count, total = (HOLES, HOLES_SUM) if n in holes else (READ, READ_SUM)
             counts[count] += 1
             counts[total] += made.key_hashes[n]
             counts[PLACES] += place

@@ -7,16 +7,19 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from multiprocessing import reduction
 from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
 from streaming import StreamingDataset
+from torch.utils.data import get_worker_info
 
 from pipeline.config import Augment
 from pipeline.data.augment import apply, draw, training_boxes
 from pipeline.data.decode import crop_resize
 from pipeline.data.read import Hole
+from pipeline.data.ring import Ring, Shape
 from pipeline.dataset.blob import BytesBlob, Unreadable
 from pipeline.dataset.containers import Packed
 from pipeline.dataset.errors import WorkFailed
@@ -82,14 +85,16 @@ class Samples(StreamingDataset):
 
 @dataclass
 class Made:
-    """A rank's part of a step, or why there is none. Arrays have a row per sample; a hole's has weight 0."""
+    """A rank's part of a step, or why there is none. Its pixels, labels and weights are in a slot of the ring.
+
+    So what a DataLoader's queue carries is short: of a long one, a worker that is killed could leave a half, for whose
+    end the rank would wait for ever.
+    """
 
     failed: tuple[str, str, bool] | None = None  # message, cause, resumable
     epoch: int = 0
-    ids: np.ndarray | None = None  # int64
-    images: np.ndarray | None = None  # uint8 [n, S, S, 3]
-    labels: np.ndarray | None = None  # int64
-    weights: np.ndarray | None = None  # float32
+    slot: int = 0
+    ids: tuple[int, ...] = ()
     key_hashes: tuple[int, ...] = ()
     pixel_hashes: tuple[int, ...] = ()
     holes: tuple[tuple[int, Hole], ...] = ()  # row
@@ -97,10 +102,33 @@ class Made:
     decode_s: float = 0.0
 
 
+@dataclass
+class Slots:
+    """A ring, of which each worker has so many slots of its own. It goes along to a process that is being started."""
+
+    ring: Ring
+    each: int
+    used: int = 0  # by this process
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _inherited, (self.ring.shape, self.each, reduction.DupFd(self.ring.fd))
+
+    def next(self) -> int:
+        """The number of the slot that this worker used longest ago."""
+        worker = get_worker_info()
+        number, self.used = self.used % self.each, self.used + 1
+        return number + (worker.id * self.each if worker else 0)
+
+
+def _inherited(shape: Shape, each: int, fd: Any) -> Slots:
+    return Slots(Ring(shape, fd.detach()), each)
+
+
 @dataclass(frozen=True)
 class Collate:
     """Makes a rank's part of a step out of its samples. What a sample becomes depends on nothing else."""
 
+    slots: Slots
     manifest: MdsManifest
     image_size: int
     augment: Augment
@@ -125,8 +153,10 @@ class Collate:
         sizes = np.array([(1, 1) if isinstance(s, Hole) else s[1] for s in samples], np.int64)
         boxes, flips = training_boxes(self.augment, self.seed, epochs, ids, sizes)
         draws = draw(self.augment, self.seed, epochs, ids, self.image_size)
-        images = np.zeros((len(found), self.image_size, self.image_size, 3), np.uint8)
-        labels, hashes = np.zeros(len(found), np.int64), [0] * len(found)
+        number, hashes = self.slots.next(), [0] * len(found)
+        slot = self.slots.ring.slot(number)
+        images, labels = slot.images, slot.labels
+        images[: len(found)], labels[: len(found)] = 0, 0
         for n, sample in enumerate(samples):
             if isinstance(sample, Hole):
                 continue
@@ -139,12 +169,11 @@ class Collate:
             (labels[n],) = packed.labels
             if self.pixel_digest:
                 hashes[n] = xxhash.xxh3_64_intdigest(images[n], packed.labels[0])
+        slot.weights[: len(found)] = [not isinstance(sample, Hole) for sample in samples]
         return Made(
             epoch=found[0].epoch,
-            ids=ids,
-            images=images,
-            labels=labels,
-            weights=np.array([not isinstance(sample, Hole) for sample in samples], np.float32),
+            slot=number,
+            ids=tuple(ids.tolist()),
             key_hashes=tuple(s.key_hash if isinstance(s, Hole) else key_hash(s[0].key) for s in samples),
             pixel_hashes=tuple(hashes),
             holes=tuple((n, sample) for n, sample in enumerate(samples) if isinstance(sample, Hole)),

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 
+import psutil
 import pytest
 
 from pipeline.run.metrics import read_lines
@@ -67,6 +68,15 @@ def train(run, *arguments: object, code: int = 0) -> subprocess.CompletedProcess
     return done
 
 
+def until_step(run, step: int) -> subprocess.Popen:
+    """A run under way, which has done this step."""
+    metrics = run.with_suffix("") / "metrics.jsonl"
+    launcher = subprocess.Popen(command(run, "--nproc", 2), env=environment(), stderr=subprocess.PIPE, text=True)
+    while launcher.poll() is None and not (metrics.exists() and max(steps_of(run), default=0) >= step):
+        time.sleep(0.01)
+    return launcher
+
+
 def command(run, *arguments: object) -> list[str]:
     return [str(part) for part in (PYTHON, "-m", "pipeline.cli", "train", run, *arguments)]
 
@@ -109,19 +119,22 @@ def test_killed_it_goes_on_with_what_an_undisturbed_run_reads(mds, tmp_path):
     assert "the order is mosaicml-streaming's" in said
     assert "epoch 0: 351 samples read once or, for 1 of them to fill the ranks, again, 1 could not be read" in said
 
-    metrics = run.with_suffix("") / "metrics.jsonl"
-    launcher = subprocess.Popen(command(run, "--nproc", 2), env=environment(), stdout=subprocess.DEVNULL)
-    while launcher.poll() is None and not (metrics.exists() and max(steps_of(run), default=0) > 26):
-        time.sleep(0.01)
+    launcher = until_step(run, 17)
     launcher.kill()
     assert launcher.wait() == -signal.SIGKILL
+    launcher = until_step(run, 38)
+    for process in psutil.Process(launcher.pid).children(recursive=True):
+        if "forkserver" in " ".join(process.cmdline()) and not process.children():  # a worker; their server has them
+            process.kill()
+    said = launcher.communicate(timeout=120)[1]
+    assert launcher.returncode == 1 and "exited unexpectedly" in said and "the same command resumes" in said, said
     train(run, "--nproc", 2)
     ours, theirs = steps_of(run), steps_of(whole)
     assert list(ours) == list(theirs) == list(range(1, 56))
     assert [[ours[step][key] for key in SAME] for step in ours] == [
         [theirs[step][key] for key in SAME] for step in ours
     ]
-    assert {line["attempt"] for line in ours.values()} == {0, 1}
+    assert {line["attempt"] for line in ours.values()} == {0, 1, 2}
     for each in (run, whole):
         certificates = {line["epoch"]: line for line in read_lines(each.with_suffix("") / "digest.jsonl")}
         assert list(certificates) == list(range(5))
