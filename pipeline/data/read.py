@@ -194,7 +194,7 @@ class _ShardReading:
             try:
                 block = file.blob.read(*extents[number])
             except (Unreadable, OSError) as error:
-                found[sample] = self._again(sample, row, _cause(error))
+                found[sample] = self._again(sample, _cause(error))
             else:
                 found[sample] = self._parsed(file, sample, row, block, extents[number][1])
 
@@ -204,12 +204,13 @@ class _ShardReading:
         try:
             return self._sample(file.parse(row, memoryview(block), length), row)
         except Unreadable as error:
-            return self._again(sample, row, str(error))
+            return self._again(sample, str(error))
 
-    def _again(self, sample: int, row: IndexRow, cause: str) -> Sample | Hole:
+    def _again(self, sample: int, cause: str) -> Sample | Hole:
         """From where it came, if a copy on this node has rotted; else its hole."""
         if self._reader.forget(self._member_number, self._number):
             try:
+                _, row = self._reader.locate(sample)
                 return self._sample(self._reader.file(self._member_number, self._number, True).read(row), row)
             except (Unreadable, OSError) as error:
                 return self._hole(sample, _cause(error))

@@ -112,6 +112,7 @@ class Storage:
             self._rotten[number] = monotonic()
             for key in keys:
                 _BLOBS.drop(key)
+            _INDEXES.drop((self, number))  # of an MDS shard it was part of the copy
             with suppress(OSError, TimeoutError):
                 self._folder.remove(wanted, copy)
             return True
@@ -182,14 +183,14 @@ class Storage:
     def _open_mds_index(self, number: int, manifest: MdsManifest) -> MdsIndex:
         name = manifest.paths[number]
         self._check_resigned(f"{name}, its beginning")
-        try:
-            return MdsIndex(self.open(number, at_once=True), manifest, number)
-        except OSError as error:
-            raise Unreadable(f"cannot read: {error.strerror}") from None
-        except Unreadable as error:
-            if self._location.is_remote:
-                raise self._resign(f"{name}, its beginning", _RESIGNED_S, str(error)) from None
-            raise
+        for _ in range(2):
+            try:
+                return MdsIndex(self.open(number, at_once=True), manifest, number)
+            except (OSError, Unreadable) as error:
+                why = f"cannot read: {error.strerror}" if isinstance(error, OSError) else str(error)
+            if not self.forget(number):  # else once more, from where the rotten copy came
+                break
+        raise self._resign(f"{name}, its beginning", _RESIGNED_S, why) if self._location.is_remote else Unreadable(why)
 
     def _index_copy(self, wanted: Wanted, origin: Blob) -> LocalBlob | None:
         """An index in the cache, looked through: it is small. Raises Unreadable."""

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,7 +119,9 @@ def test_four_processes_fetch_every_byte_once(server, tmp_path):
             reader.go()
         answers = [reader.answer() for reader in readers]
     assert [found for found, _ in answers] == [hashes("a")] * 4
-    assert flaky.sent == {f"/cached-a/shards/{n}.tar": len(data) for n, data in enumerate(DATA["a"])}
+    once = Counter({f"/cached-a/shards/{n}.tar": len(data) for n, data in enumerate(DATA["a"])})
+    twice = 2**20 * sum(stats["hedges"] for _, stats in answers)  # on a machine so busy that an answer took a second
+    assert flaky.sent >= once and (flaky.sent - once).total() <= twice
     assert sum(stats["bytes"] for _, stats in answers) == sum(map(len, DATA["a"]))
     assert [path.read_bytes() for path in files(tmp_path / "cache")] == [
         DATA["a"][hashes("a").index(path.name[:16])] for path in files(tmp_path / "cache")

@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -29,6 +30,8 @@ from pipeline.dataset.index import ShardIndex
 from pipeline.dataset.keys import MASK64, key_hash, key_sum
 from pipeline.dataset.location import Location
 from pipeline.dataset.manifest import Manifest, read_manifest
+from pipeline.dataset.mds_folder import mds_manifest
+from tests.data_prep.mds.folders import write_folder
 from tests.datasets import Entry, make_dataset, photo_entry, write_dataset
 from tests.reading import DatasetReader, evaluation_feeds, recipe_of, run_loader
 
@@ -376,6 +379,30 @@ def test_copies_that_cannot_be_read_any_more_are_not_needed(dataset: Path, tmp_p
     assert len(copies) >= 3 and not any(batch.holes for batch in after)
     for old, new in zip(before, after, strict=True):
         assert torch.equal(old.images, new.images) and torch.equal(old.rows, new.rows)
+
+
+def test_a_copy_of_an_mds_shard_whose_table_has_rotted_is_read_again_from_its_origin(
+    dataset: Path, tmp_path: Path
+) -> None:
+    entries = [photo_entry(n, n % 5, (64, 48), 0) for n in range(40)]
+    rows = [{"image": entry.data, "label": entry.label} for entry in entries]
+    folder = write_folder(tmp_path / "mds", {"image": "jpeg", "label": "int"}, rows, shards=2, hashes=["xxh3_64"])
+    corpus = Corpus((Member(Location.of(folder), mds_manifest(Location.of(folder), 5)),))
+    cache = Cache(dir=tmp_path / "cache", bytes="100MB")
+    recipe = replace(recipe_of(dataset, feed_of(40, 1, 0), SIZE, Augment(), cache=cache), corpus=corpus)
+    before = list(run_loader(recipe))
+    copies = sorted((tmp_path / "cache").glob("*.shard"))
+    for copy, at in zip(copies, (0, 4 * 7), strict=True):  # how many samples there are; where one of them lies
+        with copy.open("r+b") as file:
+            file.seek(at)
+            number = int.from_bytes(file.read(4), "little")
+            file.seek(at)
+            file.write((number + 1).to_bytes(4, "little"))
+    after = list(run_loader(recipe))
+    assert not any(batch.holes for batch in before + after)
+    for old, new in zip(before, after, strict=True):
+        assert torch.equal(old.images, new.images) and torch.equal(old.rows, new.rows)
+    assert not any(is_rotten(path) for path in (tmp_path / "cache").glob("*.shard"))
 
 
 def is_rotten(copy: Path) -> bool:
