@@ -10,6 +10,7 @@ CLASSES: Final = 10
 DISTINCT: Final = 100  # photos; the rest are copies under other names
 KINDS: Final = {  # width, height, JPEG quality, noise
     "small": (500, 375, 85, 5.0),
+    "two": (1632, 1224, 88, 5.0),
     "large": (2048, 1536, 90, 6.0),
     "light": (2048, 1536, 85, 3.0),  # as large, of about half the bytes: less to read, as much to resize
 }

@@ -17,8 +17,8 @@ from pipeline.data import nursery, worker
 from pipeline.data.batch import MicroBatch, Mix, StageTimes
 from pipeline.data.feed import TrainFeed
 from pipeline.data.ledger import Account
-from pipeline.data.maker import Maker, Part
 from pipeline.data.mix import mix_plan, without_holes
+from pipeline.data.part import Part
 from pipeline.data.recipe import Recipe
 from pipeline.data.ring import Ring, Shape, Slot
 from pipeline.dataset.errors import WorkFailed
@@ -132,6 +132,8 @@ class Alone:
     """No workers: items are made when they are asked for."""
 
     def __init__(self, recipe: Recipe, ring: Ring) -> None:
+        from pipeline.data.maker import Maker  # with its decoders
+
         self._maker, self._ring = Maker(recipe, 0, 1), ring
         self.waited_s = 0.0  # for the last item
 

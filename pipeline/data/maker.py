@@ -6,7 +6,6 @@ What is written for a row depends on the feed, the augmentation and the sample a
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import xxhash
@@ -15,6 +14,7 @@ from pipeline.data.augment import Draws, apply, centre_boxes, draw, training_box
 from pipeline.data.decode import crop_resize
 from pipeline.data.keyed import mix64
 from pipeline.data.ledger import HOLES, HOLES_SUM, KEYLESS, PIXELS, PLACES, READ, READ_SUM, ROW
+from pipeline.data.part import Part
 from pipeline.data.read import Hole, Reader, Sample
 from pipeline.data.recipe import Recipe
 from pipeline.data.ring import Slot
@@ -22,19 +22,6 @@ from pipeline.data.window import Share, Window
 from pipeline.dataset.images import ImageError, read_header
 from pipeline.dataset.keys import MASK64
 from pipeline.dataset.remote.traffic import Fetched
-
-
-@dataclass
-class Part:
-    """What a worker says of its part of an item; the pixels are in the ring."""
-
-    item: int
-    rows: list[list[int]]  # [accounts][ROW]
-    holes: list[tuple[int, int, Hole]]  # part, epoch, hole
-    images: int  # guests included
-    read_s: float
-    decode_s: float
-    fetched: Fetched  # from afar, since the part before
 
 
 class Maker:

@@ -9,6 +9,7 @@ could outlive a SIGKILL. (multiprocessing's own fork server listens at a path be
 """
 
 import errno
+import gc
 import os
 import signal
 import socket
@@ -93,7 +94,9 @@ def serve(fd: int, rank_pid: int) -> None:
     die_with(rank_pid)
     for signum in STOP_SIGNALS:  # they reach whole process groups, and are answered by the rank, by saving
         signal.signal(signum, signal.SIG_IGN)
-    from pipeline.data import worker  # with all that workers need
+    from pipeline.data import maker, worker  # noqa: F401  # all that workers need
+
+    gc.freeze()  # so that theirs does not write to, and thereby copy, what is shared
 
     server, control = os.getpid(), socket.socket(fileno=fd)
     while True:

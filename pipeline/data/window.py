@@ -98,13 +98,14 @@ class Window:
         self._guests: dict[Key, Request] = {}
         self._planned = 0  # items
         self._wanted: deque[tuple[np.ndarray, np.ndarray]] = deque()  # (ids, epochs) of those planned and not taken
-        self._together = min(self.ahead + 1, max(1, _PLANNED_TOGETHER // (self.share.stop - self.share.first)))
+        most = max(1, _PLANNED_TOGETHER // (self.share.stop - self.share.first))
+        self._together = min(most, max(1, self.ahead // 2))
         self._answered_at = time.monotonic()  # any request
 
     def take(self, item: int) -> Taken:
         """The samples of an item, the next; waits for them. Their bytes leave the window.
 
-        First it asks for what the items up to `item + ahead` need, and sometimes for a few more.
+        First it asks for what the items up to `item + ahead` need, or for half as many more.
 
         Raises:
             WorkFailed: a shard's index cannot be used.

@@ -12,11 +12,12 @@ from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
-from pipeline.data.maker import Maker, Part
+from pipeline.data.part import Part
 from pipeline.data.read import Hole
 from pipeline.data.recipe import Recipe
 from pipeline.data.ring import Ring, Shape
 from pipeline.dataset.errors import WorkFailed
+from pipeline.dataset.processes import keep_freed_memory
 from pipeline.dataset.remote.traffic import Fetched
 
 
@@ -37,6 +38,9 @@ class Birth:
 
 def born(connection_fd: int, ring_fd: int) -> NoReturn:
     """A worker's life, in a process of its own. It ends with the feed, its rank, or a failure that it has told."""
+    from pipeline.data.maker import Maker  # with the decoders, which its rank does not need
+
+    keep_freed_memory()
     connection = Connection(connection_fd)
     try:
         birth: Birth = connection.recv()

@@ -13,7 +13,6 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.dataset.blob import Blob
 from pipeline.dataset.errors import WorkFailed
@@ -162,6 +161,8 @@ class ShardIndex:
 
     def find(self, key: str) -> int | None:
         """Position of `key` in this shard, or None."""
+        import pyarrow.compute as pc  # 4 MB, which no loader needs
+
         for number in range(self._reader.num_record_batches):
             found = pc.index(self._columns(number)["key"], key).as_py()
             if found >= 0:

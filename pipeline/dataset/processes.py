@@ -1,10 +1,12 @@
-"""Process lifetimes: nobody outlives who started them. Torch-free."""
+"""Process lifetimes: nobody outlives who started them. And their memory. Torch-free."""
 
 import ctypes
 import os
 import signal
 
 _PR_SET_PDEATHSIG = 1
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+_LARGEST, _KEPT = 2**25, 2**26  # bytes
 
 
 def die_with(parent_pid: int) -> None:
@@ -18,3 +20,17 @@ def die_with(parent_pid: int) -> None:
         return
     if os.getppid() != parent_pid:
         os._exit(1)
+
+
+def keep_freed_memory() -> None:
+    """Asks the C library to keep up to 64 MB of what is freed, blocks of up to 32 MB, for the next that is wanted.
+
+    By itself glibc hands a decoded photo's half a megabyte back to the kernel, and gets it again page by page for the
+    next one, which takes as long as a fifth of the decoding. Elsewhere nothing happens.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(_M_MMAP_THRESHOLD, _LARGEST)
+    mallopt(_M_TRIM_THRESHOLD, _KEPT)

@@ -1,6 +1,5 @@
 """fsspec's file systems, and calls of theirs and ours in the thread in which their event loop runs."""
 
-import asyncio
 import os
 import threading
 from concurrent.futures import Future
@@ -41,14 +40,14 @@ def start_get(url: str, offset: int, limit: int, silence: float) -> Future[bytes
     if scheme_of(url) == "s3":
         return start(url, "s3", "get", offset, limit, silence=silence)
     of = filesystem(url, silence)
-    return asyncio.run_coroutine_threadsafe(of._cat_file(url, start=offset, end=offset + limit), of.loop)
+    return _run(of._cat_file(url, start=offset, end=offset + limit), of.loop)
 
 
 def start(url: str, module: str, what: str, *arguments: Any, silence: float) -> Future[Any]:
     """Begins a coroutine of pipeline.dataset.remote.MODULE."""
     of = filesystem(url, silence)  # first: it says what to install
     coroutine = getattr(import_module(f"pipeline.dataset.remote.{module}"), what)
-    return asyncio.run_coroutine_threadsafe(coroutine(of, url, *arguments), of.loop)
+    return _run(coroutine(of, url, *arguments), of.loop)
 
 
 def result_of(call: Future[Any], timeout: float) -> Any:
@@ -78,3 +77,9 @@ def _opened(scheme: str, silence: float, _process: int) -> Any:
         raise UsageError(f"{scheme}:// needs a package that is not installed: {advice}") from None
     opened.retries = 1  # ours are counted, and bounded in time
     return opened
+
+
+def _run(coroutine: Any, loop: Any) -> Future[Any]:
+    from asyncio import run_coroutine_threadsafe  # with all of asyncio and TLS, which local data does not need
+
+    return run_coroutine_threadsafe(coroutine, loop)
