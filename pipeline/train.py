@@ -139,6 +139,8 @@ class Trainer:
             self.console.say(f"changed since that checkpoint: {line}")
         if config.loader.name == "mosaic":
             self.console.say(LIMITS)
+        for line in self.prepared.notes:
+            self.console.say(line)
         accumulation, micro_batch = self.feed.accumulation, self.feed.batch
         ranks = "rank" if world.size == 1 else "ranks"
         if (

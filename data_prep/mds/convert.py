@@ -23,7 +23,7 @@ from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import write_json
 from pipeline.dataset.index import ShardIndex
 from pipeline.dataset.manifest import Manifest, read_manifest
-from pipeline.dataset.mds_listing import CLASSES_NAME
+from pipeline.dataset.mds_listing import CLASSES_NAME, HASH_NAME
 from pipeline.dataset.names import escape
 
 IMAGE_ENCODING: Final = "jpeg"
@@ -78,7 +78,7 @@ def _writer() -> Any:
 def _write(writer: Any, dataset: Path, manifest: Manifest, folder: Path, advance: Advance) -> None:
     single = manifest.labels == "single"
     columns = {"image": IMAGE_ENCODING, "key": "str", **({"label": "int"} if single else {"labels": "json"})}
-    with writer(out=str(folder), columns=columns) as out:
+    with writer(out=str(folder), columns=columns, hashes=[HASH_NAME]) as out:
         for key, image, labels in _samples(dataset, manifest):
             out.write({"image": image, "key": key, **({"label": labels[0]} if single else {"labels": list(labels)})})
             advance(1)

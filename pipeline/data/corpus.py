@@ -6,6 +6,7 @@ data.train: [{path: data/photos, weight: 7}, {path: ...}]     a mixture: each in
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +35,11 @@ class Member:
     def bytes(self) -> int:
         """Of all shards."""
         return sum(shard.bytes for shard in self.manifest.shards)
+
+    @property
+    def cacheable_bytes(self) -> int:
+        """Of the shards that a cache takes: those whose copies can be checked."""
+        return sum(shard.bytes for shard in self.manifest.shards if shard.is_hashed)
 
 
 @dataclass(frozen=True)
@@ -167,6 +173,16 @@ def open_member(place: Place, key: str, classes: int | Path | None = None) -> Me
     if manifest.labels != "single":
         raise UsageError(f"{key}: {location} has several labels per image; training takes one per image")
     return Member(location, manifest)
+
+
+def not_cached(members: Iterable[Member]) -> list[str]:
+    """Why data.cache has no effect on some of these datasets, a line for each."""
+    return [
+        f"data.cache: {member.location} is not cached: its index.json has no xxh3_64 hashes, by which copies are "
+        "checked; MDSWriter(hashes=['xxh3_64']) writes them, and so does vitstream convert"
+        for member in members
+        if member.cacheable_bytes < member.bytes
+    ]
 
 
 def fit_order(corpus: Corpus, batch_size: int, seed: int) -> SampleOrder:

@@ -82,11 +82,11 @@ class Maker:
                     crop_resize(sample.data, sizes[n], boxes[n], size, bool(flips[n]), out=slot.images[row])
                 except ImageError as error:
                     if not again:
-                        mended, here = [self.reader.again(int(ids[n]), str(error))], slice(n, n + 1)
+                        mended, here = [self.reader.again(int(ids[n]), sample, str(error))], slice(n, n + 1)
                         (digest,) = self._write(slot, rows[here], ids[here], epochs[here], mended, again=True)
                         found[n] = mended[0]
                         return digest
-                    sample = found[n] = self.reader.hole(int(ids[n]), str(error))
+                    sample = found[n] = self.reader.hole(int(ids[n]), str(error), sample.key)
             if isinstance(sample, Hole):
                 _blank(slot, row)
                 return 0

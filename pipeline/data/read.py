@@ -91,21 +91,22 @@ class Reader:
         member, shard, place = self._place(sample_id)
         return self.index(member, shard).key(place)
 
-    def again(self, sample_id: int, cause: str) -> Sample | Hole:
+    def again(self, sample_id: int, sample: Sample, cause: str) -> Sample | Hole:
         """A sample that could not be decoded, from where it came if a copy on this node has rotted; else its hole."""
         if self.forget(*self._place(sample_id)[:2]):
             return self.read([sample_id], at_once=True)[sample_id]
-        return self.hole(sample_id, cause)
+        return self.hole(sample_id, cause, sample.key)
 
-    def hole(self, sample_id: int, cause: str) -> Hole:
-        """The hole that takes this sample's place."""
+    def hole(self, sample_id: int, cause: str, key: str = "") -> Hole:
+        """The hole that takes this sample's place. `key`: as it was read, if it was; else the index says it."""
         member, shard, place = self._place(sample_id)
         name = self.corpus.members[member].manifest.shards[shard].name
         try:
             row = self.index(member, shard).row(place)
         except Unreadable:  # nor can its index
             return Hole(sample_id, "", 0, name, -1, cause)
-        return Hole(sample_id, row.key, key_hash(row.key) if row.key else 0, name, row.offset, cause)
+        key = key or row.key
+        return Hole(sample_id, key, key_hash(key) if key else 0, name, row.offset, cause)
 
     def file(self, member: int, shard: int, at_once: bool) -> ShardFile:
         """A shard, open for reading. Raises Unreadable, OSError."""

@@ -1,7 +1,6 @@
 """The shards of one dataset, wherever they lie: on a file system, behind a server, or as a copy on this node."""
 
 import os
-import re
 import threading
 from contextlib import suppress
 from math import inf
@@ -25,7 +24,6 @@ MAX_OPEN: Final = 256  # files, and as many indexes, of all storages of a proces
 _RESIGNED_S: Final = 60.0  # that a file which could not be had is not asked for as a whole again
 _NO_ROOM_S: Final = 60.0  # the same of one that had no room in the cache
 _LATE_S: Final = 60.0  # that somebody may take to look at what was read from a copy
-_HASH: Final = re.compile(r"[0-9a-f]{16}")  # a folder that is not ours may have none
 
 _BLOBS: Recent[Blob] = Recent(MAX_OPEN)
 _INDEXES: Recent[ShardIndex | MdsIndex] = Recent(MAX_OPEN)
@@ -63,7 +61,7 @@ class Storage:
             Unreadable: a whole shard has come, and is another than its manifest says.
         """
         shard = self._manifest.shards[number]
-        if self._folder is not None and _HASH.fullmatch(shard.xxh3):
+        if self._folder is not None and shard.is_hashed:
             copy = _BLOBS.peek((self, number, "copy"))
             if copy is not None:
                 return copy

@@ -4,6 +4,7 @@ It has a hash of every other file, and one of itself: no bit of a dataset can ch
 """
 
 import hashlib
+import re
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +33,9 @@ class NoDataset(UsageError):
     """There is no dataset.json where one was looked for."""
 
 
+_HASH = re.compile(r"[0-9a-f]{16}")
+
+
 @dataclass(frozen=True)
 class Shard:
     """One tar, or MDS file. `bytes` and `xxh3` are of the whole file, `samples` and `key_sum` of what its index lists.
@@ -44,6 +48,11 @@ class Shard:
     bytes: int
     xxh3: str
     key_sum: str
+
+    @property
+    def is_hashed(self) -> bool:
+        """Whether a copy of it can be checked: of an MDS folder's, nobody may have written the hash down."""
+        return _HASH.fullmatch(self.xxh3) is not None
 
     @property
     def index_name(self) -> str:

@@ -23,12 +23,11 @@ from pipeline.dataset.location import Location
 from pipeline.dataset.manifest import MIN_SAMPLE_BYTES, Manifest, Shard
 from pipeline.dataset.mds import Column, Field, MdsError, fields_of, key_column
 from pipeline.dataset.mds_columns import INTEGERS, choose_columns, shown
-from pipeline.dataset.mds_listing import CLASSES_NAME, INDEX_NAME, Entry, parse_classes, parse_index
+from pipeline.dataset.mds_listing import CLASSES_NAME, HASH_NAME, INDEX_NAME, Entry, parse_classes, parse_index
 from pipeline.dataset.names import escape
 
 _TEXTS: Final = ("str", "str_int")
 _WHOLE_BYTES: Final = 2**17  # samples up to this size are read whole for their key: one request, not two
-_HASH_NAME: Final = "xxh3_64"  # of those that index.json may have, the one by which copies are checked
 
 
 @dataclass(frozen=True)
@@ -282,7 +281,7 @@ def _shard(entry: Entry, place: Location) -> Shard:
         raise UsageError(
             f"{place}: {entry.samples:,} samples do not fit in {escape(entry.name)}: {entry.bytes:,} bytes"
         )
-    xxh3 = dict(entry.hashes).get(_HASH_NAME, "")
+    xxh3 = dict(entry.hashes).get(HASH_NAME, "")
     return Shard(entry.name, entry.samples, entry.bytes, xxh3, key_sum="")
 
 

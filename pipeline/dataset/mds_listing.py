@@ -11,6 +11,7 @@ from pipeline.dataset.names import one_line
 
 INDEX_NAME: Final = "index.json"
 CLASSES_NAME: Final = "classes.json"  # ours: the names behind the numbers
+HASH_NAME: Final = "xxh3_64"  # of the hashes that a shard may have, the one by which we check copies
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from pipeline.config import Config
-from pipeline.data.corpus import Corpus, fit_order
+from pipeline.data.corpus import Corpus, fit_order, not_cached
 from pipeline.data.feed import TrainFeed
 from pipeline.data.forecast import Requests, held, requests_of, shuffle_quality
 from pipeline.data.mixture import Mixture
@@ -293,7 +293,7 @@ def _cache(config: Config, corpus: Corpus, without: int, machines: Machines) -> 
             f"data.cache.bytes: {human_bytes(room)} are less than a shard, the largest of which has "
             f"{human_bytes(largest)}: raise it, or leave data.cache out"
         )
-    holds = min(1.0, room / corpus.bytes)
+    holds = min(room, sum(member.cacheable_bytes for member in corpus.members)) / corpus.bytes
     fetched = round(machines.nodes * holds * corpus.bytes + (1 - holds) * without)
     return CachePlan(room, holds, fetched, without)
 
@@ -325,6 +325,8 @@ def _warnings(plan: Plan, corpus: Corpus, config: Config) -> list[str]:
             f"{human_bytes(plan.cache.fetched_without)}: each node fetches what it keeps, needed there or not, "
             "which pays where there are more epochs than nodes"
         )
+    if plan.cache is not None:
+        found += not_cached(corpus.members)
     if plan.length.batch_size % plan.length.ranks:
         most = plan.length.accumulation * plan.length.micro_batch
         idle = 1 - plan.length.batch_size / (plan.length.ranks * most)

@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.checkpoint.manifest import CheckpointManifest, Damaged, published, read_checkpoint_manifest
 from pipeline.config import Config, differences, load_config
 from pipeline.data.cache import open_folder
-from pipeline.data.corpus import Corpus, Member, open_corpus, open_member
+from pipeline.data.corpus import Corpus, Member, not_cached, open_corpus, open_member
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.location import Location
 from pipeline.launch import mosaic
@@ -28,6 +28,14 @@ class Prepared:
     train: Corpus
     val: Member | None
     changed: tuple[str, ...]  # what differs from the newest checkpoint, a line each
+
+    @property
+    def notes(self) -> list[str]:
+        """What one might expect and will not get, a line each."""
+        if self.config.data.cache is None:
+            return []
+        train = () if self.config.loader.name == "mosaic" else self.train.members  # which keeps copies of its own
+        return not_cached([*train, *filter(None, [self.val])])
 
 
 def prepare(run_yaml: Path, overrides: list[str], world_size: int, from_scratch: bool) -> Prepared:

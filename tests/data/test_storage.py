@@ -7,13 +7,16 @@ from time import monotonic
 
 import pytest
 
+from pipeline.config import Cache
 from pipeline.data import storage as module
+from pipeline.data.corpus import not_cached, open_member
 from pipeline.data.recent import Recent
 from pipeline.data.storage import Storage
 from pipeline.dataset.blob import Unreadable
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.location import Location
 from pipeline.dataset.manifest import File, Manifest, read_manifest, write_manifest
+from tests.data_prep.mds.folders import write_copy
 from tests.datasets import make_dataset
 from tests.remote import connected, upload
 from tests.servers import Flaky, s3_server
@@ -125,3 +128,20 @@ def test_a_server_that_is_away_costs_one_patience_per_file_not_per_sample(server
         assert monotonic() - begin < 2 * 2 + 5 * 1
         flaky.rate = 0
         assert len(storage.open(0).read(0, 10)) == 10
+
+
+@pytest.mark.parametrize("hashes", [["xxh3_64"], ["sha1"], []])
+def test_an_mds_folder_is_cached_where_copies_can_be_checked(dataset, server, tmp_path, hashes):
+    bucket = "mds-" + "-".join(hash_.replace("_", "-") for hash_ in ("with", *hashes))
+    upload(server, bucket, write_copy(dataset, tmp_path / "mds", shards=2, hashes=hashes))
+    cache = Cache(dir=tmp_path / "cache", bytes="1GB")
+    with connected(server):
+        member = open_member(f"s3://{bucket}", "data.train")
+        storage = Storage(member.location, member.manifest, cache)
+        blobs = [storage.open(number) for number in range(2)]
+        assert [blob.read(0, 10**9) for blob in blobs] == [
+            (tmp_path / "mds" / shard.name).read_bytes() for shard in member.manifest.shards
+        ]
+    cached = len(list((tmp_path / "cache").glob("*.shard")))
+    assert cached == (2 if "xxh3_64" in hashes else 0)
+    assert [f"s3://{bucket} is not cached" in line for line in not_cached([member])] == [True] * (not cached)

@@ -7,13 +7,16 @@ import time
 from pathlib import Path
 
 import pytest
+import xxhash
 from PIL import Image
 
 from data_prep.adopt.adopt import adopt
 from data_prep.audit.dataset import verify
 from data_prep.mds.convert import convert as again
 from pipeline.dataset.containers import open_shard
+from pipeline.dataset.location import Location
 from pipeline.dataset.manifest import Manifest, read_manifest
+from pipeline.dataset.mds_folder import mds_manifest
 from tests.data_prep.adopt.tars import photo, write_tar
 from tests.datasets import make_dataset
 from tests.reading import DatasetReader
@@ -69,6 +72,8 @@ def test_there_and_back(tmp_path):
     make_dataset(tmp_path / "data", 40, shards=[15, 25], size=(32, 24))
     made = convert(tmp_path / "data", tmp_path / "mds")
     assert made["samples"] == 40 and not made["was_complete"]
+    (shard,) = mds_manifest(Location.of(tmp_path / "mds"), None).shards
+    assert shard.xxh3 == xxhash.xxh3_64_hexdigest((tmp_path / "mds" / shard.name).read_bytes())  # so caches take it
     assert again(tmp_path / "data", tmp_path / "mds").was_complete  # for which the library is not needed
     adopt([tmp_path / "mds"], tmp_path / "back", None, "0", workers=1)
     (before, first), (after, second) = contents(tmp_path / "data"), contents(tmp_path / "back")
