@@ -23,6 +23,7 @@ from pipeline.data.mosaic import MosaicLoader
 from pipeline.data.mosaic_order import LIMITS, MosaicFeed, MosaicOrder
 from pipeline.data.order import SampleOrder
 from pipeline.data.recipe import Recipe
+from pipeline.data.stretches import Stretches, begun, resumed
 from pipeline.dataset.errors import StoppedResumable, WorkFailed
 from pipeline.dataset.files import atomic_file
 from pipeline.dataset.remote.traffic import Fetched
@@ -53,6 +54,7 @@ class Progress:
     consumed: int  # samples used
     order: SampleOrder | MosaicOrder
     ledger: Ledger
+    stretches: Stretches  # of equal batch sizes, so far
 
 
 class Trainer:
@@ -75,7 +77,7 @@ class Trainer:
         self.attempt: int = self.world.broadcast(attempt)
         self.console = Console(self.world.is_main, self.run.attempt(self.attempt) / "rank-0.log")
         self.from_scratch = from_scratch
-        self.progress = Progress(0, 0, self._order(), Ledger())
+        self.progress = Progress(0, 0, self._order(), Ledger(), begun(self.config.batch_size))
         self.loader: Loader | MosaicLoader | None = None
         self.saved_step: int | None = None
         self.parent: str | None = None
@@ -88,6 +90,8 @@ class Trainer:
         if checkpoint:
             self.progress = self._progress_from(checkpoint[1])
             self.saved_step, self.parent = self.progress.step, checkpoint[0].name
+        progress = self.progress
+        progress.stretches = resumed(progress.stretches, progress.step, progress.consumed, self.config.batch_size)
         self.feed = self._feed()
         self.total_steps = self.progress.step + self.feed.steps
         if self.feed.steps <= 0:
@@ -111,7 +115,8 @@ class Trainer:
 
     def _progress_from(self, manifest: CheckpointManifest) -> Progress:
         order = self._order(manifest.data["order"], manifest.consumed)
-        return Progress(manifest.step, manifest.consumed, order, Ledger.from_json(manifest.data["ledger"]))
+        ledger = Ledger.from_json(manifest.data["ledger"])
+        return Progress(manifest.step, manifest.consumed, order, ledger, manifest.stretches)
 
     def _feed(self) -> TrainFeed | MosaicFeed:
         config, progress, world = self.config, self.progress, self.world
@@ -317,6 +322,7 @@ class Trainer:
                 "order": self.loader.state() if isinstance(self.loader, MosaicLoader) else progress.order.to_json(),
                 "ledger": progress.ledger.to_json(),
                 "holes": self.holes.to_json(),
+                "stretches": progress.stretches,
             },
         }
         slices = slices_to_save(self.engine, self.world.rank, self.world.size)

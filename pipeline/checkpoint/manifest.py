@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.stretches import Stretches, from_json
 from pipeline.dataset.files import canonical_json, is_plain_name, render_json, write_json
 
 FORMAT_VERSION = 1
@@ -49,6 +50,11 @@ class CheckpointManifest:
     shapes: dict[str, list[int]]  # of each parameter
     tensors: dict[str, list[Piece]]  # "KIND/NAME" -> where its elements lie
     version: int = FORMAT_VERSION
+
+    @property
+    def stretches(self) -> Stretches:
+        """Which steps had which batch size."""
+        return from_json(self.data.get("stretches"), self.config["batch_size"])
 
     def write(self, directory: Path) -> None:
         body = asdict(self)

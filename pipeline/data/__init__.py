@@ -12,4 +12,5 @@ maker.py       one worker's rows of a micro-batch; worker.py is its process, rin
 loader.py      the rank's side: micro-batches in order, on its device; recipe.py says what is made
 mosaic.py      in place of order and loader: mosaicml-streaming's (mosaic_order.py, _samples.py, _workers.py)
 ledger.py      what was really read, added up and proved against the manifest
+lookup.py      the order, asked from outside; stretches.py: of a run whose batch size changed on the way
 """

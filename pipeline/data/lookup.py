@@ -10,8 +10,10 @@ from pipeline.data.corpus import Corpus, Member, fit_order
 from pipeline.data.order import SampleOrder, slot_owners
 from pipeline.data.read import Reader
 from pipeline.data.storage import Storage
+from pipeline.data.stretches import Stretches, begun, end_of_step, of_sample, of_step
 from pipeline.dataset.blob import Unreadable
 from pipeline.dataset.errors import UsageError, WorkFailed
+from pipeline.dataset.mds_folder import MdsManifest
 
 MAX_BATCH: Final = 2**24  # a batch's slots are listed in memory, 8 bytes each, a few times over
 MAX_CONSUMED: Final = 2**63 - 1
@@ -20,12 +22,14 @@ _THREADS: Final = 16  # indexes that lie elsewhere are waited for together
 
 @dataclass(frozen=True)
 class Course:
-    """A run from its first start, as far as its order goes. Without `epochs` and `steps` it goes on for ever."""
+    """A run, as far as its order goes. Without `epochs` and `steps` it goes on for ever."""
 
     batch_size: int
     seed: int
     epochs: int | None = None
     steps: int | None = None
+    known: SampleOrder | None = None  # of a run that has begun
+    past: Stretches = ()  # the same run's, up to its newest checkpoint and on from there
 
     def order(self, corpus: Corpus) -> SampleOrder:
         """Raises UsageError."""
@@ -34,13 +38,17 @@ class Course:
             raise UsageError(f"--batch-size {self.batch_size}: {most}")
         if corpus.samples == 0:
             raise UsageError(f"{corpus}: holds no samples")
-        return fit_order(corpus, self.batch_size, self.seed)
+        return self.known or fit_order(corpus, self.batch_size, self.seed)
+
+    @property
+    def stretches(self) -> Stretches:
+        return self.past or begun(self.batch_size)
 
     def total(self, corpus: Corpus) -> int | None:
         """Samples that the whole run reads, repeats included."""
         if self.epochs is not None:
             return self.epochs * corpus.samples
-        return None if self.steps is None else self.steps * self.batch_size
+        return None if self.steps is None else self.stretches[-1].consumed_before(self.steps + 1)
 
     @property
     def length(self) -> str:
@@ -58,13 +66,14 @@ def keys_of_step(corpus: Corpus, course: Course, step: int, world_size: int, ran
         UsageError: no run has such a step, or this one has not.
         WorkFailed: an index cannot be used.
     """
-    order, batch_size, total = course.order(corpus), course.batch_size, course.total(corpus)
-    consumed = (step - 1) * batch_size
+    order, total, stretch = course.order(corpus), course.total(corpus), of_step(course.stretches, step)
+    batch_size, consumed = stretch.batch_size, stretch.consumed_before(step)
     if consumed + batch_size > MAX_CONSUMED:
         raise _uncountable(f"--step {step}")
-    left = batch_size if total is None else total - consumed
+    end = end_of_step(course.stretches, step)
+    left = end - consumed if total is None else min(end, total) - consumed
     if total is not None and left <= 0:
-        raise UsageError(f"--step {step}: a run of {course.length} ends with step {-(-total // batch_size)}")
+        raise UsageError(f"--step {step}: a run of {course.length} ends with step {stretch.place(total - 1)[0]}")
     slots = np.arange(batch_size, dtype=np.int64)
     if rank is not None:
         slots = slots[slot_owners(batch_size, world_size, order.lanes) == rank]
@@ -93,13 +102,14 @@ def place_of_key(corpus: Corpus, course: Course, key: str, epoch: int, world_siz
     if not places:
         raise _uncountable(f"--epoch {epoch}")
     consumed = order.when(np.full(len(places), epoch), np.array([sample for _, sample in places])).tolist()
-    owners = slot_owners(course.batch_size, world_size, order.lanes)
     found = []
     for (member, _), at in sorted(zip(places, consumed, strict=True), key=lambda each: each[1]):
         if total is None or at < total:
-            step, slot = divmod(at, course.batch_size)
+            stretch = of_sample(course.stretches, at)
+            step, slot = stretch.place(at)
+            owners = slot_owners(stretch.batch_size, world_size, order.lanes)
             dataset = {"dataset": str(corpus.members[member].location)} if len(corpus.members) > 1 else {}
-            found.append(dataset | {"step": step + 1, "rank": int(owners[slot]), "slot": slot})
+            found.append(dataset | {"step": step, "rank": int(owners[slot]), "slot": slot})
     if not found:
         raise UsageError(f"--epoch {epoch}: a run of {course.length} ends before it reads {key} in that epoch")
     return {"key": key, "epoch": epoch} | found[0] | ({"others": found[1:]} if found[1:] else {})
@@ -134,7 +144,10 @@ def _find(corpus: Corpus, key: str) -> list[tuple[int, int]]:
         if position is not None:
             found.append((number, int(corpus.starts[number]) + position))
     if not found:
-        raise UsageError(f"--key {key}: {corpus} has no such sample; samples.parquet lists them all")
+        mds = any(isinstance(member.manifest, MdsManifest) for member in corpus.members)
+        raise UsageError(
+            f"--key {key}: {corpus} has no such sample" + ("" if mds else "; samples.parquet lists them all")
+        )
     return found
 
 

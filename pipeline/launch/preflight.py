@@ -52,19 +52,28 @@ def prepare(run_yaml: Path, overrides: list[str], world_size: int, from_scratch:
         open_folder(config.data.cache, [member.location for member in (*train.members, *filter(None, [val]))])
     run = RunDirectory(config.run_dir)
     run.create()
-    if from_scratch:
-        return Prepared(config, run, train, val, changed=())
+    _, changed = (None, ()) if from_scratch else newest_checkpoint(config, run, train)
+    return Prepared(config, run, train, val, changed)
+
+
+def newest_checkpoint(
+    config: Config, run: RunDirectory, train: Corpus
+) -> tuple[CheckpointManifest | None, tuple[str, ...]]:
+    """What a start would go on from, as far as its manifest is sound, and what differs from it, a line each.
+
+    Raises:
+        UsageError: it does not fit this configuration, or this data.
+    """
     newest = _newest(run)
     if newest is None:
-        return Prepared(config, run, train, val, changed=())
+        return None, ()
     if newest.data["fingerprint"] != train.fingerprint:
         raise UsageError(
             f"data.train: {train} is not what this run's checkpoints were trained on (fingerprint "
             f"{train.fingerprint[:12]}, theirs {newest.data['fingerprint'][:12]}): bring that back, "
             "or take another run_dir"
         )
-    changed = _compare(config, newest)
-    return Prepared(config, run, train, val, changed)
+    return newest, _compare(config, newest)
 
 
 def open_data(config: Config, world_size: int) -> tuple[Corpus, Member | None]:

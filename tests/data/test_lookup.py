@@ -16,6 +16,7 @@ from pipeline.data.lookup import Course, keys_of_step, place_of_key
 from pipeline.data.order import Order
 from pipeline.data.places import Weighted
 from pipeline.data.read import Reader
+from pipeline.data.stretches import begun, resumed
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.keys import key_sum
 from pipeline.dataset.location import Location
@@ -202,6 +203,28 @@ def test_a_run_yaml_says_it_all(dataset: Path, web: Path, tmp_path: Path) -> Non
     one_line(vitstream("order", run, "--step", 1, "--world-size", 33), "--batch-size 32", "--world-size 33")
     one_line(vitstream("order", tmp_path / "none.yaml", "--step", 1), "none.yaml: No such file")
     one_line(vitstream("order", dataset, "--step", 1), f"{dataset}: takes --batch-size")
+    other = vitstream("order", run, "--step", 1, "--set", "batch_size=8", "--set", f"run_dir={tmp_path / 'none'}")
+    assert other.stdout.split() == keys_of_step(corpus_of(dataset), Course(8, 0), 1, 1, None)["keys"]
+    one_line(vitstream("order", dataset, "--batch-size", 8, "--step", 1, "--set", "seed=1"), "--set seed=1", "dataset")
+
+
+@pytest.mark.fast
+def test_batch_sizes_change_on_the_way_and_steps_and_samples_still_invert(dataset: Path) -> None:
+    """20 at a time, up to an end that cuts step 5; longer, still with 20; then with 24."""
+    stretches = resumed(resumed(begun(20), 5, 90, 20), 7, 130, 24)
+    assert resumed(stretches, 9, 178, 24) == stretches == ((0, 0, 20), (5, 90, 20), (7, 130, 24))
+    course = Course(24, SEED, epochs=2, known=Order.fit(SAMPLES, 20, SEED), past=stretches)
+    keys = {step: keys_of_step(corpus_of(dataset), course, step, 1, None)["keys"] for step in range(1, 10 + 1)}
+    assert [len(each) for each in keys.values()] == [20, 20, 20, 20, 10, 20, 20, 24, 24, 2]
+    fitted, reader = Order.fit(SAMPLES, 20, SEED), Reader(corpus_of(dataset))
+    assert [key for each in keys.values() for key in each] == [
+        reader.key(n) for n in fitted.ids(np.arange(180)).tolist()
+    ]
+    for step, epoch in ((1, 0), (5, 0), (6, 1), (7, 1), (8, 1), (10, 1)):
+        place = place_of_key(corpus_of(dataset), course, keys[step][-1], epoch, 1)
+        assert (place["step"], place["slot"]) == (step, len(keys[step]) - 1)
+    with pytest.raises(UsageError, match="ends with step 10"):
+        keys_of_step(corpus_of(dataset), course, 11, 1, None)
 
 
 def test_a_dataset_behind_a_url_answers_as_its_folder(dataset: Path, tmp_path: Path) -> None:
@@ -224,8 +247,12 @@ def test_an_mds_folder_as_it_lies_has_an_order_and_a_missing_shard_is_named(tmp_
     assert len(set(keys)) == BATCH
     place = order(folder, "--key", keys[7])
     assert (place["step"], place["slot"]) == (1, 7)
-    (folder / "shard.00001.mds").unlink()
     asked = ("order", folder, "--batch-size", BATCH, "--seed", SEED)
+    unknown = vitstream(*asked, "--key", "0" * 24)
+    assert (
+        unknown.stderr == f"vitstream: --key {'0' * 24}: {folder} has no such sample\n"
+    )  # no samples.parquet lists them
+    (folder / "shard.00001.mds").unlink()
     for question in (("--step", 1), ("--key", "0" * 24)):
         one_line(vitstream(*asked, *question), f"{folder}: shard.00001.mds: cannot read: No such file", code=1)
 

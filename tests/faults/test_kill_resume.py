@@ -1,5 +1,6 @@
 """kill -9 at random moments, then the same command: nothing is lost, repeated or different."""
 
+import json
 import os
 import random
 import shutil
@@ -9,6 +10,7 @@ import time
 import psutil
 import pytest
 
+from pipeline.dataset.keys import key_sum
 from pipeline.run.metrics import read_lines
 from tests.runs import start, steps_of, train, verdict_of, vitstream, write_run
 
@@ -176,7 +178,14 @@ def test_batch_size_may_change_on_the_way_and_every_epoch_still_holds(data, tmp_
     train(run, 2, "--set", "batch_size=24")
     certificates = list(read_lines(run.with_suffix("") / "digest.jsonl"))
     assert {c["epoch"] for c in certificates if c["exactly_once"]} == {0, 1, 2}
-    assert steps_of(run)[max(steps_of(run))]["consumed"] == 3 * 352
+    steps = steps_of(run)
+    assert steps[max(steps)]["consumed"] == 3 * 352
+    asked = ("order", run, "--set", "batch_size=24", "--json")
+    for step in (2, max(steps) - 1, max(steps)):  # the order that the run keeps answers for both batch sizes
+        keys = json.loads(vitstream(*asked, "--step", step).stdout)["keys"]
+        assert f"{key_sum(keys):016x}" == steps[step]["batch_digest"]
+    place = json.loads(vitstream(*asked, "--key", keys[-1], "--epoch", 2).stdout)
+    assert (place["step"], place["slot"]) == (step, len(keys) - 1)
 
 
 def test_a_run_folder_may_be_moved(data, undisturbed, tmp_path):
