@@ -13,6 +13,7 @@ from pipeline.data.keyed import mix64
 
 ROUNDS = 8
 _ROUND_KEYS = mix64(np.arange(1, ROUNDS + 1, dtype=np.uint64))
+_ONE = np.uint64(1)
 _SPREAD = np.uint64(0xD1342543DE82EF95)  # odd, so that multiplying by it loses nothing
 
 
@@ -27,28 +28,29 @@ def unpermute(y: np.ndarray, n: np.ndarray, key: np.ndarray) -> np.ndarray:
 
 
 def _walk(x: np.ndarray, n: np.ndarray, key: np.ndarray, rounds: range, forward: bool) -> np.ndarray:
-    x, n, key = np.broadcast_arrays(np.asarray(x, np.int64), np.asarray(n, np.int64), key)
+    x, n, key = (np.asarray(value).astype(np.uint64) for value in (x, n, key))
+    if not x.shape == n.shape == key.shape:
+        x, n, key = np.broadcast_arrays(x, n, key)
     rounds = list(rounds)
-    result = _network(x, n, key, rounds, forward)
-    while (outside := result >= n).any():
-        result[outside] = _network(result[outside], n[outside], key[outside], rounds, forward)
-    return result
+    with np.errstate(over="ignore"):
+        result = _network(x, n, key, rounds, forward)
+        while (outside := result >= n).any():
+            result[outside] = _network(result[outside], n[outside], key[outside], rounds, forward)
+    return result.astype(np.int64)
 
 
 def _network(x: np.ndarray, n: np.ndarray, key: np.ndarray, rounds: list[int], forward: bool) -> np.ndarray:
-    a = np.ceil(np.sqrt(n)).astype(np.int64)
-    b = -(-n // a)
+    """uint64 throughout."""
+    a = np.ceil(np.sqrt(n)).astype(np.uint64)
+    b = (n + a - _ONE) // a
     left, right = np.divmod(x, b)
-    sign = 1 if forward else -1
     for number in rounds:
+        half, bound = (right, a) if number % 2 == 0 else (left, b)
+        moved = mix64((key ^ _ROUND_KEYS[number]) + half * _SPREAD) % bound
+        if not forward:
+            moved = bound - moved
         if number % 2 == 0:
-            left = (left + sign * _hash_below(right, key, number, a)) % a
+            left = (left + moved) % bound
         else:
-            right = (right + sign * _hash_below(left, key, number, b)) % b
+            right = (right + moved) % bound
     return left * b + right
-
-
-def _hash_below(half: np.ndarray, key: np.ndarray, number: int, bound: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        word = mix64((key ^ _ROUND_KEYS[number]) + half.astype(np.uint64) * _SPREAD)
-    return (word % bound.astype(np.uint64)).astype(np.int64)

@@ -12,7 +12,6 @@ that one large request serves many items, and each byte is fetched once. Of a ch
 
 import time
 from collections import deque
-from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -119,7 +118,7 @@ class Window:
         rows, ids, epochs, empty = rows[used], ids[used], epochs[used], rows[~used]
         own = np.count_nonzero(rows < self.feed.batch)
         keys = list(zip(epochs.tolist(), ids.tolist(), strict=True))
-        samples = [*self._found(self._asked, keys[:own]), *self._found(self._guests, keys[own:])]
+        samples = self._found(self._asked, keys[:own]) + self._found(self._guests, keys[own:])
         return Taken(rows, ids, epochs, samples, empty)
 
     @property
@@ -131,14 +130,17 @@ class Window:
         """Nothing more is asked for."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _found(self, asked: dict[Key, Request], keys: list[Key]) -> Iterable[Sample | Hole]:
+    def _found(self, asked: dict[Key, Request], keys: list[Key]) -> list[Sample | Hole]:
+        samples: list[Sample | Hole] = []
         for key in keys:
             request = asked.pop(key)
-            if request.found is None and not self._answered(request):
-                yield Hole(key[1], "", 0, "", -1, f"the storage has not answered for {self.hang_s:.0f} s")
-                continue
-            assert request.found is not None
-            yield request.found.pop(key)
+            if request.found is not None or self._answered(request):
+                assert request.found is not None
+                samples.append(request.found.pop(key))
+            else:
+                cause = f"the storage has not answered for {self.hang_s:.0f} s"
+                samples.append(Hole(key[1], "", 0, "", -1, cause))
+        return samples
 
     def _answered(self, request: Request) -> bool:
         """Waits; False if there is no hope. Raises what the reading raised."""
