@@ -19,8 +19,8 @@ from pipeline.data.corpus import fit_order, order_from_json
 from pipeline.data.feed import TrainFeed
 from pipeline.data.ledger import Ledger
 from pipeline.data.loader import Loader
-from pipeline.data.mosaic import MosaicLoader
-from pipeline.data.mosaic_order import LIMITS, MosaicFeed, MosaicOrder
+from pipeline.data.mosaic.loader import MosaicLoader
+from pipeline.data.mosaic.order import LIMITS, MosaicFeed, MosaicOrder
 from pipeline.data.order import SampleOrder
 from pipeline.data.recipe import Recipe
 from pipeline.data.stretches import Stretches, begun, resumed

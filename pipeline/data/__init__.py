@@ -10,7 +10,7 @@ augment.py     sample id -> crop box, flip and more, keyed: no random state; mix
 decode.py      bytes, box -> pixels
 maker.py       one worker's rows of a micro-batch; worker.py is its process, ring.py the memory it writes to
 loader.py      the rank's side: micro-batches in order, on its device; recipe.py says what is made
-mosaic.py      in place of order and loader: mosaicml-streaming's (mosaic_order.py, _samples.py, _workers.py)
+mosaic/        in place of order and loader: mosaicml-streaming's
 ledger.py      what was really read, added up and proved against the manifest
 lookup.py      the order, asked from outside; stretches.py: of a run whose batch size changed on the way
 """

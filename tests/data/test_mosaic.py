@@ -34,7 +34,7 @@ with MDSWriter(out=sys.argv[2], columns={"y": "int", "x": "jpeg"}, size_limit=30
 PARTITIONS = """
 import numpy as np
 from streaming.base.partition import get_partitions
-from pipeline.data.mosaic_order import MosaicOrder
+from pipeline.data.mosaic.order import MosaicOrder
 
 def in_turn(samples, canonical, nodes, of_node, batch, workers, done=0):
     ids = get_partitions("relaxed", samples, canonical, nodes, of_node, workers, batch, done)

@@ -1,7 +1,5 @@
-"""`loader: {name: mosaic}`: mosaicml-streaming's StreamingDataset in torch's DataLoader, in place of order and loader.
-
-For teams that have it already. Which sample comes when, and how shards are fetched, is theirs; decoding, augmentation
-and the ledger are ours. mosaic_order.py is what is known of its order, mosaic_samples.py what happens in its workers.
+"""A rank's micro-batches, for teams that have mosaicml-streaming already. Which sample comes when, and how shards are
+fetched, is theirs; decoding, augmentation and the ledger are ours.
 """
 
 import os
@@ -15,13 +13,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from pipeline.config import Config
-from pipeline.data import mosaic_workers
 from pipeline.data.batch import MicroBatch, Mix, StageTimes
 from pipeline.data.corpus import Member
 from pipeline.data.keyed import mix64
 from pipeline.data.ledger import HOLES, HOLES_SUM, PIXELS, PLACES, READ, READ_SUM, ROW, Account
 from pipeline.data.mix import mix_plan, without_holes
-from pipeline.data.mosaic_order import MosaicFeed
+from pipeline.data.mosaic import workers as births
+from pipeline.data.mosaic.order import MosaicFeed
 from pipeline.data.ring import Ring, Shape
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.keys import MASK64, as_int64
@@ -52,14 +50,14 @@ class MosaicLoader:
         Raises:
             UsageError: the ranks are not laid out as it needs them; or it refuses the options.
         """
-        from pipeline.data.mosaic_samples import Collate, Slots
+        from pipeline.data.mosaic.samples import Collate, Slots
 
         assert isinstance(member.manifest, MdsManifest)
         self._feed, self._augment, self._device = feed, config.augment, world.device
         self._image_size, workers = config.model.image_size, config.loader.workers
         self._pixels = config.loader.pixel_digest
         _tell_the_ranks(world)
-        processes = mosaic_workers.start("pipeline.data.mosaic_samples")  # before it has anything in shared memory
+        processes = births.start("pipeline.data.mosaic.samples")  # before it has anything in shared memory
         self._leads_node = world.rank % world.local_size == 0
         self._samples = _samples(config, member, feed, world, run)
         if state is not None:
@@ -76,7 +74,7 @@ class MosaicLoader:
             pixel_digest=self._pixels,
             known_holes=known_holes,
         )
-        parallel = {"multiprocessing_context": processes, "worker_init_fn": mosaic_workers.adopt}
+        parallel = {"multiprocessing_context": processes, "worker_init_fn": births.adopt}
         parallel |= {"prefetch_factor": ahead, "persistent_workers": True}
         self._loader = DataLoader(
             self._samples, feed.per_rank, num_workers=workers, collate_fn=collate, **(parallel if workers else {})
@@ -218,7 +216,7 @@ def _tell_the_ranks(world: World) -> None:
 
 def _samples(config: Config, member: Member, feed: MosaicFeed, world: World, run: Path) -> Any:
     """Its dataset. Raises UsageError where it refuses the options."""
-    from pipeline.data.mosaic_samples import Samples
+    from pipeline.data.mosaic.samples import Samples
 
     place, cache = member.location, config.data.cache
     options: dict[str, Any] = {"local": str(place)}
