@@ -40,7 +40,7 @@ def test_killed_readers_go_on_with_the_same_batches(trial, tmp_path):
 
 
 def test_killed_loaders_leave_nothing_behind(tmp_path):
-    assert stream_cycles.run({"seed": 107, "place": "http", "workers": 2, "cycles": 3}, tmp_path)["met"]["shard"] > 0
+    assert stream_cycles.run({"seed": 107, "place": "files", "workers": 2, "cycles": 3}, tmp_path)["met"]["shard"] > 0
 
 
 @pytest.mark.parametrize(
