@@ -1,8 +1,8 @@
 """Where the worker processes of torch's DataLoader are born: multiprocessing's fork server.
 
 Ours (../nursery.py) leaves nothing behind that has a name; but a StreamingDataset knows by torch's DataLoader which
-worker it is in, whose processes are multiprocessing's. They die with their rank as ours do. What is left in /dev/shm when a
-rank is killed, multiprocessing's resource tracker removes; a socket's folder in TMPDIR stays.
+worker it is in, whose processes are multiprocessing's. They die with their rank as ours do. What is left in /dev/shm
+when a rank is killed, multiprocessing's resource tracker removes; a socket's folder in TMPDIR stays.
 """
 
 import multiprocessing
