@@ -58,7 +58,8 @@ def start(dataset: Path, where: float) -> dict[str, float]:
 
     from pipeline.data.corpus import fit_order, open_corpus
     from pipeline.data.feed import TrainFeed
-    from pipeline.data.read import Reader, Sample
+    from pipeline.data.read import Reader
+    from pipeline.data.sample import Sample
     from pipeline.data.window import Share, Window
 
     before, began = psutil.Process().memory_info().rss, time.perf_counter()

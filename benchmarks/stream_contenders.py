@@ -72,11 +72,11 @@ def _window(dataset: Path, skip: int, worker: int, workers: int) -> tuple[Any, A
     from pipeline.data.window import Share, Window
 
     corpus, feed = _corpus_and_feed(dataset, skip)
-    return Window(Reader(corpus), feed, Share(worker, workers, BATCH), 12, 4, 10**6, 2, 60.0), feed
+    return Window(Reader(corpus), feed, Share(worker, workers, BATCH), 20, 5, 10**6, 1, 60.0), feed
 
 
 def vitstream_decoded(dataset: Path, skip: int) -> Iterator[int]:
-    """The loader as it is by default: two workers of one thread."""
+    """The loader with two workers of one thread."""
     return _vitstream_decoded(dataset, skip, WORKERS, 1)
 
 
@@ -94,7 +94,7 @@ def _vitstream_decoded(dataset: Path, skip: int, workers: int, threads: int) -> 
     from pipeline.data.recipe import Recipe
 
     corpus, feed = _corpus_and_feed(dataset, skip)
-    of = Defaults()
+    of = Defaults(prefetch=2, read_ahead=8)  # as many batches as DataLoader makes ahead for a worker; not our defaults
     recipe = Recipe(
         corpus=corpus,
         feed=feed,
@@ -184,12 +184,12 @@ def _bare_batch(ids: list[int]) -> int:
 
     rows, files = _bare
     sizes = np.array([(rows[n][1].width, rows[n][1].height) for n in ids], np.int64)
-    boxes, _ = training_boxes(Augment(), 0, np.zeros(len(ids), np.int64), np.array(ids), sizes)
+    boxes, flips = training_boxes(Augment(), 0, np.zeros(len(ids), np.int64), np.array(ids), sizes)
     batch = np.empty((len(ids), SIZE, SIZE, 3), np.uint8)
-    for n, (number, box) in enumerate(zip(ids, boxes, strict=True)):
+    for n, (number, box, flip) in enumerate(zip(ids, boxes, flips.tolist(), strict=True)):
         shard, row = rows[number]
         data = os.pread(files[shard], row.size, row.offset)
-        crop_resize(data, (row.width, row.height), box, SIZE, out=batch[n])
+        crop_resize(data, (row.width, row.height), box, SIZE, flip, out=batch[n])
     return len(ids)
 
 

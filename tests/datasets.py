@@ -11,9 +11,10 @@ import numpy as np
 import simplejpeg
 import xxhash
 
-from pipeline.dataset.index import IndexRow, write_index
+from pipeline.dataset.index import write_index
 from pipeline.dataset.keys import hex64, key_sum, sample_key
 from pipeline.dataset.manifest import Manifest, Shard, write_manifest
+from pipeline.dataset.row import IndexRow
 from tests.images import photo
 
 

@@ -12,11 +12,12 @@ from pipeline.data.batch import MicroBatch
 from pipeline.data.corpus import Corpus, Member
 from pipeline.data.feed import EvaluationFeed, Feed
 from pipeline.data.loader import Loader
-from pipeline.data.read import Hole, Reader, Sample
+from pipeline.data.read import Reader
 from pipeline.data.recipe import Recipe
-from pipeline.dataset.index import IndexRow
+from pipeline.data.sample import Hole, Sample
 from pipeline.dataset.location import Location
 from pipeline.dataset.manifest import Manifest, read_manifest
+from pipeline.dataset.row import IndexRow
 
 
 class DatasetReader:

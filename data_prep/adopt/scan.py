@@ -15,10 +15,11 @@ from data_prep.common.workers import Advance
 from data_prep.foreign.packed import LabelForm, PackedSample
 from data_prep.foreign.tars import BrokenTar
 from pipeline.dataset.errors import UsageError
-from pipeline.dataset.index import IndexRow, write_index
+from pipeline.dataset.index import write_index
 from pipeline.dataset.keys import hex64, key_sum
 from pipeline.dataset.manifest import Container, File, Shard
 from pipeline.dataset.mds import MdsError
+from pipeline.dataset.row import IndexRow
 
 SCANS = {"tar": scan_tar, "mds": scan_mds}
 

@@ -22,10 +22,11 @@ from data_prep.shards.tar import TarError
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import fsync_directory
 from pipeline.dataset.images import ImageError, read_header
-from pipeline.dataset.index import IndexRow, write_index
+from pipeline.dataset.index import write_index
 from pipeline.dataset.manifest import File, Manifest, Shard, read_manifest
 from pipeline.dataset.mds import MdsError
 from pipeline.dataset.names import escape
+from pipeline.dataset.row import IndexRow
 
 
 @dataclass(frozen=True)

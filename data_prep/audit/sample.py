@@ -13,9 +13,9 @@ from data_prep.catalog.samples import CATALOGUE_NAME
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.files import open_regular
 from pipeline.dataset.images import ImageError, decode, read_header
-from pipeline.dataset.index import IndexRow
 from pipeline.dataset.keys import is_key, sample_key
 from pipeline.dataset.names import escape, unescape
+from pipeline.dataset.row import IndexRow
 
 UNREADABLE = (WorkFailed, pa.ArrowException, OSError, ValueError, TypeError)  # by what a damaged file raises
 

@@ -21,10 +21,11 @@ from data_prep.foreign.tars import BrokenTar
 from data_prep.shards.tar import Member, TarError, members
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.files import open_regular
-from pipeline.dataset.index import SCHEMA, IndexRow
+from pipeline.dataset.index import SCHEMA
 from pipeline.dataset.keys import hex64, key_hash, key_sum
 from pipeline.dataset.manifest import File, LabelKind
 from pipeline.dataset.mds import MdsError
+from pipeline.dataset.row import IndexRow
 
 IMAGE_SUFFIXES: Final = ("jpg", "png", "webp")
 

@@ -20,9 +20,10 @@ from data_prep.common.workers import Advance, WorkerDied, Workers
 from data_prep.shards.limits import Guard
 from pipeline.dataset.containers import Unreadable, open_shard
 from pipeline.dataset.images import MAX_PIXELS, ImageError, decode, read_header
-from pipeline.dataset.index import IndexRow, ShardIndex
+from pipeline.dataset.index import ShardIndex
 from pipeline.dataset.keys import keyed_hash
 from pipeline.dataset.manifest import Container, Manifest
+from pipeline.dataset.row import IndexRow
 
 MAX_PICTURES: Final = 500
 BUDGET: Final = 2_000_000  # bytes of all pictures of a page; in base64 a third more

@@ -22,9 +22,10 @@ from data_prep.shards.tar import TarWriter
 from data_prep.sources.base import Source
 from pipeline.dataset.files import atomic_file, fsync_directory, remove_abandoned, write_json
 from pipeline.dataset.images import ImageError
-from pipeline.dataset.index import IndexRow, write_index
+from pipeline.dataset.index import write_index
 from pipeline.dataset.keys import hex64, key_sum
 from pipeline.dataset.manifest import File, LabelKind, Shard
+from pipeline.dataset.row import IndexRow
 
 FETCHERS: Final = 16  # threads of a worker that wait for a remote source
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.ledger import Account
-from pipeline.data.read import Hole
+from pipeline.data.sample import Hole
 from pipeline.dataset.remote.traffic import Fetched
 
 

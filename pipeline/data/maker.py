@@ -15,9 +15,10 @@ from pipeline.data.decode import crop_resize
 from pipeline.data.keyed import mix64
 from pipeline.data.ledger import HOLES, HOLES_SUM, KEYLESS, PIXELS, PLACES, READ, READ_SUM, ROW
 from pipeline.data.part import Part
-from pipeline.data.read import Hole, Reader, Sample
+from pipeline.data.read import Reader
 from pipeline.data.recipe import Recipe
 from pipeline.data.ring import Slot
+from pipeline.data.sample import Hole, Sample
 from pipeline.data.window import Share, Window
 from pipeline.dataset.images import ImageError, read_header
 from pipeline.dataset.keys import MASK64

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.data.read import Hole
+from pipeline.data.sample import Hole
 from pipeline.dataset.remote.traffic import Fetched
 
 

@@ -7,48 +7,25 @@ read. So is the label, in shards of our own; containers.py says how each kind of
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.config import Cache
 from pipeline.data.corpus import Corpus, Member
+from pipeline.data.sample import Hole, Sample
 from pipeline.data.spans import LOCAL_GAP, REMOTE_GAP, Span, spans
 from pipeline.data.storage import Storage
-from pipeline.dataset.blob import Bytes
 from pipeline.dataset.containers import Packed, ShardFile, Unreadable
 from pipeline.dataset.errors import WorkFailed
-from pipeline.dataset.index import IndexRow, ShardIndex
+from pipeline.dataset.index import ShardIndex
 from pipeline.dataset.keys import key_hash
 from pipeline.dataset.mds_folder import MdsIndex
 from pipeline.dataset.opening import open_file
 from pipeline.dataset.remote.traffic import Fetched
+from pipeline.dataset.row import IndexRow
 
 _Row = tuple[int, IndexRow]  # sample id, where it lies
 _MOST_FILES = 256  # of which something is remembered
-
-
-class Sample(NamedTuple):
-    """A sample's bytes as they lie in its shard, and the hash of the key that lay before them."""
-
-    key: str
-    key_hash: int
-    data: Bytes
-    label: int
-    row: IndexRow
-
-
-@dataclass(frozen=True)
-class Hole:
-    """A sample that could not be used: it keeps its slot, with weight 0."""
-
-    id: int
-    key: str
-    key_hash: int
-    shard: str
-    offset: int
-    cause: str
 
 
 class Reader:

@@ -19,7 +19,8 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from pipeline.data.feed import NONE, Feed
-from pipeline.data.read import Hole, Reader, Sample
+from pipeline.data.read import Reader
+from pipeline.data.sample import Hole, Sample
 
 Key = tuple[int, int]  # epoch of the sample's part, sample id
 _LOOK_S: Final = 1.0  # how often whoever waits looks whether there is still hope
@@ -36,6 +37,9 @@ class Request:
         self.begun_at: float | None = None
         self.answer: Future[None]
         self.found: dict[Key, Sample | Hole] | None = None  # once it is answered; what is taken leaves it
+
+
+_NOT_YET: Final = Request()  # holds the place of one that is about to be asked
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,15 @@ class Taken(NamedTuple):
     epochs: np.ndarray  # int64 [n]
     samples: list[Sample | Hole]
     empty: np.ndarray  # int64: rows that hold nothing
+
+
+class _Item(NamedTuple):
+    """What a worker needs for an item."""
+
+    ids: np.ndarray  # int64 [rows of the share], -1 for padding
+    epochs: np.ndarray
+    own: list[Key]
+    guests: list[Key]
 
 
 @dataclass
@@ -95,31 +108,34 @@ class Window:
         self._pool = ThreadPoolExecutor(self.requests, "vitstream-read")
         self._asked: dict[Key, Request] = {}
         self._guests: dict[Key, Request] = {}
-        self._planned = 0  # items
-        self._wanted: deque[tuple[np.ndarray, np.ndarray]] = deque()  # (ids, epochs) of those planned and not taken
-        most = max(1, _PLANNED_TOGETHER // (self.share.stop - self.share.first))
-        self._together = min(most, max(1, self.ahead // 2))
+        self._planned: deque[_Item] = deque()  # those that are not taken yet
+        self._planned_to = self._asked_to = 0  # items
+        self._chunks: dict[Key, list[tuple[Key, int]]] = {}  # of what is planned, and was missing then
         self._answered_at = time.monotonic()  # any request
+        rows = self.share.stop - self.share.first
+        self._planned_together = -(-_PLANNED_TOGETHER // rows)  # items
+        self._asked_together = min(-(-_ASKED_TOGETHER // rows), max(1, self.ahead // 4))
 
     def take(self, item: int) -> Taken:
         """The samples of an item, the next; waits for them. Their bytes leave the window.
 
-        First it asks for what the items up to `item + ahead` need, or for half as many more.
+        First it asks for what the items up to `item + ahead` need, and perhaps for a quarter as many more.
 
         Raises:
             WorkFailed: a shard's index cannot be used.
         """
-        while self._planned < min(item + self.ahead + 1, self.feed.items):
-            most = self.at_once if self._planned < self.at_once else self._planned + self._together
-            self._plan(range(self._planned, min(most, self.feed.items)))
-        ids, epochs = self._wanted.popleft()
-        rows = np.arange(self.share.first, self.share.stop)
+        stop = min(item + self.ahead + 1, self.feed.items)
+        while self._asked_to < stop:
+            first = self._asked_to
+            if first == self._planned_to:
+                self._plan(range(first, min(first + self._planned_together, self.feed.items)))
+            some = self._asked_together if first >= self.at_once else self.at_once - first
+            self._ask_for(range(first, min(first + some, self._planned_to)), item)
+        ids, epochs, own, guests = self._planned.popleft()
+        seats = np.arange(self.share.first, self.share.stop)
         used = ids != NONE
-        rows, ids, epochs, empty = rows[used], ids[used], epochs[used], rows[~used]
-        own = np.count_nonzero(rows < self.feed.batch)
-        keys = list(zip(epochs.tolist(), ids.tolist(), strict=True))
-        samples = self._found(self._asked, keys[:own]) + self._found(self._guests, keys[own:])
-        return Taken(rows, ids, epochs, samples, empty)
+        samples = self._found(self._asked, own) + self._found(self._guests, guests)
+        return Taken(seats[used], ids[used], epochs[used], samples, seats[~used])
 
     @property
     def samples(self) -> int:
@@ -158,46 +174,60 @@ class Window:
         return now - max(request.asked_at, self._answered_at) > self.hang_s
 
     def _plan(self, items: range) -> None:
-        """Asks for what these items, the next, need."""
+        """What these items, the next, will need: for many at once, as the order takes little longer over them."""
         wanted = self.feed.wanted(np.arange(items.start, items.stop))
         share = slice(self.share.first, self.share.stop)
         ids, epochs = wanted.ids[:, share], wanted.epochs[:, share]
-        self._wanted += zip(ids, epochs, strict=True)
-        self._planned = items.stop
-
         own = np.arange(share.start, share.stop) < self.feed.batch
-        guests = _keys(epochs[:, ~own], ids[:, ~own])  # each comes for its item alone
-        missing = [key for key in _keys(epochs[:, own], ids[:, own]) if key not in self._asked]
-        at_once = items.start < self.at_once
-        if not at_once and missing and len(self._asked) < self.room:
-            chunks = []
-            for keys in self._chunks(items.start, missing):
-                if len(self._asked) + len(keys) <= self.room:
-                    self._asked |= dict.fromkeys(keys)  # type: ignore[arg-type]  # below
-                    chunks.append(keys)
-            self._ask(self._asked, chunks, at_once)
-            missing = [key for key in missing if key not in self._asked]
-        self._ask(self._asked, [[key] for key in missing], at_once)
-        self._ask(self._guests, [[key] for key in guests], at_once)
+        planned = [
+            _Item(i, e, _keys(e[own], i[own]), _keys(e[~own], i[~own])) for i, e in zip(ids, epochs, strict=True)
+        ]
+        self._planned += planned
+        self._planned_to = items.stop
+        missing = [key for item in planned for key in item.own if key not in self._asked]
+        if missing:
+            self._chunks |= self._chunks_of(items.start, missing)
 
-    def _chunks(self, item: int, missing: list[Key]) -> list[list[Key]]:
-        """For each chunk of the missing: all of its samples that this worker needs at `item` or later."""
+    def _chunks_of(self, item: int, missing: list[Key]) -> dict[Key, list[tuple[Key, int]]]:
+        """The chunk of each that has one: all of its samples that this worker needs at `item` or later, and when."""
         epochs, ids = np.array(missing, np.int64).T
         first, stop = self.feed.neighbours(ids)
-        chunks = np.unique(np.stack([epochs, first, stop], axis=1), axis=0)
-        epochs, first, stop = chunks[chunks[:, 2] - chunks[:, 1] > 1].T
+        chunks, number = np.unique(np.stack([epochs, first, stop], axis=1), axis=0, return_inverse=True)
+        epochs, first, stop = chunks.T
         lengths = stop - first
         ends = np.cumsum(lengths)
         ids = np.arange(lengths.sum()) + np.repeat(first - (ends - lengths), lengths)
         epochs = np.repeat(epochs, lengths)
         items, rows = self.feed.place(epochs, ids)
         needed = (items >= item) & (rows >= self.share.first) & (rows < self.share.stop)
-        chunk = np.repeat(np.arange(len(lengths)), lengths)[needed]
-        keys: list[list[Key]] = [[] for _ in range(len(lengths))]
-        for number, key in zip(chunk.tolist(), _keys(epochs[needed], ids[needed]), strict=True):
-            if key not in self._asked:
-                keys[number].append(key)
-        return list(filter(None, keys))
+        members: list[list[tuple[Key, int]]] = [[] for _ in range(len(lengths))]
+        of_chunk = np.repeat(np.arange(len(lengths)), lengths)[needed].tolist()
+        for chunk, key, at in zip(of_chunk, _keys(epochs[needed], ids[needed]), items[needed].tolist(), strict=True):
+            members[chunk].append((key, at))
+        chunk_of = zip(missing, number.ravel().tolist(), strict=True)
+        return {key: members[chunk] for key, chunk in chunk_of if len(members[chunk]) > 1}
+
+    def _ask_for(self, items: range, taken: int) -> None:
+        """Asks for what these items, the next, need and is not there, with the rest of its chunks if there is room."""
+        at_once = items.start < self.at_once
+        groups: list[list[Key]] = []
+        guests: list[list[Key]] = []
+        for item in items:
+            planned = self._planned[item - taken]
+            guests += [[key] for key in planned.guests]  # each comes for its item alone
+            for key in planned.own:
+                chunk = self._chunks.pop(key, None)
+                if key in self._asked:
+                    continue
+                keys = [key]
+                if chunk and not at_once:
+                    rest = [other for other, at in chunk if at >= item and other not in self._asked]
+                    keys = rest if len(self._asked) + len(rest) <= self.room else keys
+                groups.append(keys)
+                self._asked |= dict.fromkeys(keys, _NOT_YET)
+        self._asked_to = items.stop
+        self._ask(self._asked, groups, at_once)
+        self._ask(self._guests, guests, at_once)
 
     def _ask(self, asked: dict[Key, Request], groups: list[list[Key]], at_once: bool) -> None:
         """Asks for groups of samples: each by itself where a server answers, since that takes time; else several."""

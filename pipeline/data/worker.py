@@ -13,9 +13,9 @@ from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
 from pipeline.data.part import Part
-from pipeline.data.read import Hole
 from pipeline.data.recipe import Recipe
 from pipeline.data.ring import Ring, Shape
+from pipeline.data.sample import Hole
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.processes import keep_freed_memory
 from pipeline.dataset.remote.traffic import Fetched

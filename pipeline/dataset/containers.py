@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from pipeline.dataset.blob import Blob, Bytes, LocalBlob, Unreadable
-from pipeline.dataset.index import IndexRow
 from pipeline.dataset.keys import is_key, own_key
 from pipeline.dataset.manifest import Container
 from pipeline.dataset.mds import Field, MdsError, MdsShard
+from pipeline.dataset.row import IndexRow
 
 TAR_BLOCK: Final = 512
 MODE_AND_OWNER: Final = b"0000644\0" + b"0000000\0" * 2  # in the headers that `shard` writes, behind the name

@@ -80,7 +80,8 @@ def decode(data: Bytes, header: ImageHeader, min_width: int = 0, min_height: int
         return _pillow_decode(data, header.orientation)
     if header.orientation >= 5:  # stored on its side
         min_width, min_height = min_height, min_width
-    min_width, min_height = _fast_size(header.as_stored(), min_width, min_height)
+    stored = header if header.orientation == 1 else header.as_stored()
+    min_width, min_height = _fast_size(stored, min_width, min_height)
     grey = header.grey and header.profile is not None
     try:
         pixels = _turbo_decode(data, "GRAY" if grey else "RGB", min_width, min_height)

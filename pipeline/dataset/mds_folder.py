@@ -17,7 +17,6 @@ from pipeline.dataset.blob import Blob, Bytes, Unreadable
 from pipeline.dataset.containers import Packed, ShardFile
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import canonical_json
-from pipeline.dataset.index import IndexRow
 from pipeline.dataset.keys import is_key, own_key
 from pipeline.dataset.location import Location
 from pipeline.dataset.manifest import MIN_SAMPLE_BYTES, Manifest, Shard
@@ -25,6 +24,7 @@ from pipeline.dataset.mds import Column, Field, MdsError, fields_of, key_column
 from pipeline.dataset.mds_columns import INTEGERS, choose_columns, shown
 from pipeline.dataset.mds_listing import CLASSES_NAME, HASH_NAME, INDEX_NAME, Entry, parse_classes, parse_index
 from pipeline.dataset.names import escape
+from pipeline.dataset.row import IndexRow
 
 _TEXTS: Final = ("str", "str_int")
 _WHOLE_BYTES: Final = 2**17  # samples up to this size are read whole for their key: one request, not two

@@ -9,7 +9,7 @@ from torch import nn
 from pipeline.config import Config
 from pipeline.data.batch import MicroBatch
 from pipeline.data.ledger import HOLES, READ, Account
-from pipeline.data.read import Hole
+from pipeline.data.sample import Hole
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.manifest import Manifest
 from pipeline.distributed import World

@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.data.corpus import Corpus
 from pipeline.data.ledger import Account
 from pipeline.data.order import Accounting
-from pipeline.data.read import Hole
+from pipeline.data.sample import Hole
 from pipeline.dataset.errors import UsageError
 
 Line = dict[str, Any]  # of holes.jsonl

@@ -16,7 +16,7 @@ from pipeline.config import Config
 from pipeline.data.corpus import Corpus
 from pipeline.data.ledger import HOLES, READ, Account, Ledger, batch_digest, check, pixel_digest
 from pipeline.data.order import Accounting
-from pipeline.data.read import Hole
+from pipeline.data.sample import Hole
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.remote.traffic import Fetched
 from pipeline.distributed import World

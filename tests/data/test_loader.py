@@ -24,7 +24,7 @@ from pipeline.data.decode import crop_resize
 from pipeline.data.feed import NONE, TrainFeed
 from pipeline.data.ledger import HOLES, HOLES_SUM, READ, READ_SUM, Ledger, batch_digest, check
 from pipeline.data.order import Order, slot_owners
-from pipeline.data.read import Hole
+from pipeline.data.sample import Hole
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.index import ShardIndex
 from pipeline.dataset.keys import MASK64, key_hash, key_sum

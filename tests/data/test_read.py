@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.read import Hole, Sample
 from pipeline.data.recent import Recent
+from pipeline.data.sample import Hole, Sample
 from pipeline.dataset import containers
 from pipeline.dataset.containers import TarFile, Unreadable, WebDatasetFile, parse_header
-from pipeline.dataset.index import IndexRow, ShardIndex, write_index
+from pipeline.dataset.index import ShardIndex, write_index
 from pipeline.dataset.keys import own_key
 from pipeline.dataset.manifest import Manifest, Shard
+from pipeline.dataset.row import IndexRow
 from tests.data_prep.adopt.tars import photo, write_tar
 from tests.datasets import make_dataset
 from tests.reading import DatasetReader

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from data_prep.common.keylists import contains, pack, read_key_list
 from data_prep.common.links import link
 from data_prep.views import keep_view, parse_count, prefix_view, subset_views
-from pipeline.data.read import Sample
+from pipeline.data.sample import Sample
 from pipeline.dataset.errors import UsageError, WorkFailed
-from pipeline.dataset.index import IndexRow, ShardIndex, write_index, write_table
+from pipeline.dataset.index import ShardIndex, write_index, write_table
 from pipeline.dataset.keys import key_sum, sample_key
 from pipeline.dataset.manifest import File, read_manifest
+from pipeline.dataset.row import IndexRow
 from tests.datasets import make_dataset
 from tests.reading import DatasetReader
 

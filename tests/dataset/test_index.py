@@ -4,8 +4,9 @@ import pyarrow as pa
 import pytest
 
 from pipeline.dataset.errors import WorkFailed
-from pipeline.dataset.index import SCHEMA, IndexRow, ShardIndex, write_index
+from pipeline.dataset.index import SCHEMA, ShardIndex, write_index
 from pipeline.dataset.keys import sample_key
+from pipeline.dataset.row import IndexRow
 
 pytestmark = pytest.mark.fast
 

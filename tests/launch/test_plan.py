@@ -12,8 +12,9 @@ import pytest
 from pipeline.config import Config, load_config
 from pipeline.data.corpus import Corpus, Member, fit_order, open_corpus
 from pipeline.data.feed import TrainFeed
-from pipeline.data.read import Hole, Reader, Sample
+from pipeline.data.read import Reader
 from pipeline.data.recipe import Recipe
+from pipeline.data.sample import Hole, Sample
 from pipeline.data.window import Share, Window
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.keys import sample_key

@@ -10,7 +10,7 @@ import pytest
 from pipeline.data.corpus import fit_order
 from pipeline.data.ledger import Account
 from pipeline.data.order import Order
-from pipeline.data.read import Hole
+from pipeline.data.sample import Hole
 from pipeline.dataset.errors import UsageError
 from pipeline.run.holes import MOST_KEPT, MOST_SAID, Holes, hole_line, known_holes, short, to_repeat
 from pipeline.run.metrics import JsonLines

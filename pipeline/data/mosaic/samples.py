@@ -18,15 +18,15 @@ from torch.utils.data import get_worker_info
 from pipeline.config import Augment
 from pipeline.data.augment import apply, draw, training_boxes
 from pipeline.data.decode import crop_resize
-from pipeline.data.read import Hole
 from pipeline.data.ring import Ring, Shape
+from pipeline.data.sample import Hole
 from pipeline.dataset.blob import BytesBlob, Unreadable
 from pipeline.dataset.containers import Packed
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.images import ImageError, read_header
-from pipeline.dataset.index import IndexRow
 from pipeline.dataset.keys import key_hash, own_key
 from pipeline.dataset.mds_folder import MdsFolderFile, MdsManifest
+from pipeline.dataset.row import IndexRow
 
 
 class Raw(NamedTuple):

@@ -14,7 +14,7 @@ from data_prep.adopt.adopt import adopt
 from data_prep.adopt.parts import WORK_NAME, read_part
 from data_prep.audit.dataset import verify
 from data_prep.catalog.samples import SCHEMA
-from pipeline.data.read import Hole, Sample
+from pipeline.data.sample import Hole, Sample
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.keys import own_key
 from pipeline.dataset.manifest import File, read_manifest

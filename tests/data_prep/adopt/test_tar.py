@@ -14,8 +14,8 @@ from data_prep.adopt.tar import scan_tar
 from data_prep.foreign.packed import NO_LABELS, LabelError, Labels, from_cls, from_json, from_value
 from data_prep.foreign.tars import BrokenTar
 from pipeline.dataset.containers import TarFile, Unreadable
-from pipeline.dataset.index import IndexRow
 from pipeline.dataset.keys import own_key, sample_key, sample_name
+from pipeline.dataset.row import IndexRow
 from tests.data_prep.adopt.tars import Member, entries, photo, split, write_tar
 
 pytestmark = pytest.mark.fast

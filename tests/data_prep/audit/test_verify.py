@@ -17,8 +17,9 @@ from data_prep.audit.shard import audit_shard
 from data_prep.catalog.samples import SCHEMA
 from data_prep.shards.tar import end_of_archive, member
 from pipeline.dataset.errors import UsageError
-from pipeline.dataset.index import IndexRow, ShardIndex, write_index
+from pipeline.dataset.index import ShardIndex, write_index
 from pipeline.dataset.manifest import File, read_manifest, write_manifest
+from pipeline.dataset.row import IndexRow
 from tests.images import write_photo_folder
 from tests.runs import one_line, vitstream
 

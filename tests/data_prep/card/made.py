@@ -20,9 +20,10 @@ from data_prep.catalog.samples import (
     write_rejects,
     write_rows,
 )
-from pipeline.dataset.index import IndexRow, write_index
+from pipeline.dataset.index import write_index
 from pipeline.dataset.keys import hex64, key_sum, sample_key
 from pipeline.dataset.manifest import File, LabelKind, Manifest, Shard, write_manifest
+from pipeline.dataset.row import IndexRow
 from tests.images import photo
 
 

@@ -11,10 +11,11 @@ from data_prep.card.markup import plain
 from data_prep.card.plots import bars, ranks
 from data_prep.card.publish import inspect
 from data_prep.catalog.samples import Reject
-from pipeline.dataset.index import IndexRow, write_index
+from pipeline.dataset.index import write_index
 from pipeline.dataset.keys import sample_key
 from pipeline.dataset.manifest import Manifest, Shard, write_manifest
 from pipeline.dataset.names import one_line
+from pipeline.dataset.row import IndexRow
 from tests.data_prep.card.browser import Browser, chromium
 from tests.data_prep.card.made import Image, write
 

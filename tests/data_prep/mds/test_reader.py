@@ -11,7 +11,7 @@ from data_prep.adopt.adopt import adopt
 from data_prep.audit.dataset import verify
 from data_prep.foreign.packed import LabelError, Labels
 from data_prep.mds.reader import decode_label, read_index
-from pipeline.data.read import Hole, Sample
+from pipeline.data.sample import Hole, Sample
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.keys import sample_key
 from pipeline.dataset.manifest import Manifest, read_manifest

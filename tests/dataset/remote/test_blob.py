@@ -8,13 +8,14 @@ import pytest
 
 from pipeline.dataset.blob import LocalBlob, Unreadable
 from pipeline.dataset.errors import UsageError, WorkFailed
-from pipeline.dataset.index import IndexRow, ShardIndex, write_index
+from pipeline.dataset.index import ShardIndex, write_index
 from pipeline.dataset.keys import sample_key
 from pipeline.dataset.location import Location
 from pipeline.dataset.manifest import read_manifest
 from pipeline.dataset.remote.blob import RemoteBlob, read_file
 from pipeline.dataset.remote.patience import Patience
 from pipeline.dataset.remote.traffic import Traffic
+from pipeline.dataset.row import IndexRow
 from tests.datasets import make_dataset
 from tests.remote import connected, upload
 from tests.servers import Flaky, dead_server, fill, s3_server, silent_server

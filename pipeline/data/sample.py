@@ -1,0 +1,29 @@
+"""What reading gives: a sample, or the hole that takes its place."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pipeline.dataset.blob import Bytes
+from pipeline.dataset.row import IndexRow
+
+
+class Sample(NamedTuple):
+    """A sample's bytes as they lie in its shard, and the hash of the key that lay before them."""
+
+    key: str
+    key_hash: int
+    data: Bytes
+    label: int
+    row: IndexRow
+
+
+@dataclass(frozen=True)
+class Hole:
+    """A sample that could not be used: it keeps its slot, with weight 0."""
+
+    id: int
+    key: str
+    key_hash: int
+    shard: str
+    offset: int
+    cause: str

@@ -1,0 +1,14 @@
+"""A row of a shard's index (index.py), without what it takes to read one: a rank does without the 25 MB of pyarrow."""
+
+from typing import NamedTuple
+
+
+class IndexRow(NamedTuple):
+    """One sample of a shard. A tuple, which is made three times as fast as a frozen dataclass."""
+
+    key: str
+    offset: int
+    size: int
+    labels: tuple[int, ...]
+    width: int
+    height: int
