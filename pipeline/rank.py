@@ -113,7 +113,7 @@ def _write_verdict(prepared: Prepared, attempt: int | None, verdict: Verdict) ->
         print(f"vitstream: cannot write the verdict: {error}", file=sys.stderr)
 
 
-def _keep_trace(error: BaseException, environment: RankEnvironment, log: Path | None) -> None:
+def _keep_trace(error: BaseException, log: Path | None) -> None:
     """The traceback, for whoever looks into it: in the rank's log, or on stderr where there is none."""
     try:
         if log is None:
@@ -127,7 +127,7 @@ def _keep_trace(error: BaseException, environment: RankEnvironment, log: Path | 
 def _leave(error: BaseException, environment: RankEnvironment, log: Path | None) -> NoReturn:
     """Ends this rank at once. A failed collective, or a loader's queue, would make an orderly exit wait for ever."""
     if not isinstance(error, StoppedResumable | UsageError | WorkFailed):
-        _keep_trace(error, environment, log)
+        _keep_trace(error, log)
     if environment.rank != 0 or PARENT_PID not in os.environ:  # else our launcher says it, once
         who = "" if environment.rank == 0 else f"rank {environment.rank} on {socket.gethostname()}: "
         print(f"vitstream: {who}{error}", file=sys.stderr)

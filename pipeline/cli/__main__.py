@@ -2,5 +2,5 @@
 
 from pipeline.cli import main
 
-if __name__ == "__main__":  # a loader's worker process imports this file, too
+if __name__ == "__main__":
     main()

@@ -43,9 +43,10 @@ class Loader:
         self._ring = Ring(Shape(prefetch + in_use, self.feed.rows, recipe.image_size))
         self._next = 0
         self._held: deque[torch.cuda.Event | None] = deque()  # of the newest items taken: when they are copied
+        self._pinned: int | None = None
         if device.type == "cuda":
             self._copies = torch.cuda.Stream()
-            _pin(self._ring)
+            self._pinned = _pin(self._ring)
         workers = min(workers, self.feed.rows)
         self._crew: Crew | Alone = Crew(recipe, workers, self._ring) if workers else Alone(recipe, self._ring)
         self._crew.allow(prefetch)
@@ -71,6 +72,10 @@ class Loader:
     def close(self) -> None:
         """Ends the workers."""
         self._crew.close()
+        if self._pinned is not None:
+            self._copies.synchronize()
+            torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(self._pinned))
+            self._pinned = None
 
     def _release(self) -> None:
         """Lets the workers have the slots that are not used any more."""
@@ -213,7 +218,8 @@ class Crew:
             ) from None
 
 
-def _pin(ring: Ring) -> None:
-    """Page-locks the ring, so that copies to the GPU need no detour, and do not wait."""
+def _pin(ring: Ring) -> int:
+    """Page-locks the ring, so that copies to the GPU need no detour, and do not wait. Returns its address."""
     memory = torch.from_numpy(np.frombuffer(ring.memory, np.uint8))
     torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.numel(), 0))
+    return memory.data_ptr()

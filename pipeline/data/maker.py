@@ -6,6 +6,7 @@ What is written for a row depends on the feed, the augmentation and the sample a
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 
 import numpy as np
 import xxhash
@@ -22,7 +23,10 @@ from pipeline.data.sample import Hole, Sample
 from pipeline.data.window import Share, Window
 from pipeline.dataset.images import ImageError, read_header
 from pipeline.dataset.keys import MASK64
+from pipeline.dataset.remote.patience import Patience
 from pipeline.dataset.remote.traffic import Fetched
+
+_SHARD_HANG_S: Final = 1800.0  # after which the answer of a cache, which fetches whole shards, is not waited for
 
 
 class Maker:
@@ -40,7 +44,7 @@ class Maker:
             at_once=recipe.at_once,
             room=recipe.room(workers),
             requests=recipe.requests,
-            hang_s=1800.0 if recipe.cache else 3 * recipe.retry_s,  # a cache fetches whole shards
+            hang_s=max(_SHARD_HANG_S if recipe.cache else 0.0, 3 * Patience.lasting(recipe.retry_s).seconds),
             known_holes=recipe.known_holes,
         )
         self._fetched = Fetched()

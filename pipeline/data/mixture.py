@@ -24,7 +24,7 @@ from pipeline.data.keyed import keyed
 from pipeline.data.order import Order, epochs_between, lanes_for
 
 MIN_BLOCK = 1024  # places: shares are right to 1/2048 at worst
-_PART = 16  # domain of the hash, beside those of order.py
+_PART = 16  # domain of the hash of parts, which are not samples
 
 
 @dataclass(frozen=True)

@@ -49,13 +49,12 @@ def start() -> None:
 
 def bear(ring_fd: int) -> Child:
     """A new worker, which begins with `worker.born`. Raises WorkFailed."""
-    ours, theirs = Pipe()
     try:
-        return Child(int(_server().ask("bear", theirs.fileno(), ring_fd)), ours)
+        ours, theirs = Pipe()
+        with theirs:
+            return Child(int(_server().ask("bear", theirs.fileno(), ring_fd)), ours)
     except OSError as error:
         raise WorkFailed(f"cannot start a loader worker: {error.strerror}; lower loader.workers") from None
-    finally:
-        theirs.close()
 
 
 class _Server:

@@ -12,9 +12,10 @@ import numpy as np
 
 from pipeline.config import Cache
 from pipeline.data.corpus import Corpus, Member
-from pipeline.data.sample import Hole, Sample
+from pipeline.data.sample import Hole, Sample, hole_of
 from pipeline.data.spans import LOCAL_GAP, REMOTE_GAP, Span, spans
 from pipeline.data.storage import Storage
+from pipeline.dataset.blob import LocalBlob, Unanswered
 from pipeline.dataset.containers import Packed, ShardFile, Unreadable
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.index import ShardIndex
@@ -32,7 +33,7 @@ class Reader:
     """Reads samples of a corpus. One per process; safe to use from several threads at once."""
 
     def __init__(self, corpus: Corpus, cache: Cache | None = None, retry_s: float = 60.0) -> None:
-        self.corpus = corpus
+        self.corpus, self._cached = corpus, cache is not None
         self._storages = [Storage(member.location, member.manifest, cache, retry_s) for member in corpus.members]
         self._files: OrderedDict[tuple[int, int], ShardFile] = OrderedDict()
         self._lock = threading.Lock()
@@ -54,9 +55,9 @@ class Reader:
         return found
 
     @property
-    def remote(self) -> bool:
-        """Whether any of it lies behind a server."""
-        return any(member.location.is_remote for member in self.corpus.members)
+    def slow(self) -> bool:
+        """Whether an answer may take a while: of a server, or of a cache that has to get a whole shard first."""
+        return self._cached or self.corpus.is_remote
 
     def locate(self, sample_id: int) -> tuple[str, IndexRow]:
         """(name of the shard, row of its index). Raises Unreadable, WorkFailed."""
@@ -77,13 +78,17 @@ class Reader:
     def hole(self, sample_id: int, cause: str, key: str = "") -> Hole:
         """The hole that takes this sample's place. `key`: as it was read, if it was; else the index says it."""
         member, shard, place = self._place(sample_id)
-        name = self.corpus.members[member].manifest.shards[shard].name
         try:
             row = self.index(member, shard).row(place)
         except Unreadable:  # nor can its index
-            return Hole(sample_id, "", 0, name, -1, cause)
-        key = key or row.key
-        return Hole(sample_id, key, key_hash(key) if key else 0, name, row.offset, cause)
+            return self.nameless_hole(sample_id, cause)
+        name = self.corpus.members[member].manifest.shards[shard].name
+        return hole_of(sample_id, row._replace(key=key or row.key), name, cause)
+
+    def nameless_hole(self, sample_id: int, cause: str) -> Hole:
+        """The same without a look into its index, which would not be answered either: nobody knows its key."""
+        member, shard, _ = self._place(sample_id)
+        return Hole(sample_id, "", 0, self.corpus.members[member].manifest.shards[shard].name, -1, cause)
 
     def file(self, member: int, shard: int, at_once: bool) -> ShardFile:
         """A shard, open for reading. Raises Unreadable, OSError."""
@@ -129,23 +134,26 @@ class _ShardReading:
     def read(self, ids: list[int], places: list[int]) -> dict[int, Sample | Hole]:
         """All of them, in as few requests as their places, which ascend, allow."""
         try:
-            rows = zip(ids, self._reader.index(self._member_number, self._number).rows(places), strict=True)
+            rows = list(zip(ids, self._reader.index(self._member_number, self._number).rows(places), strict=True))
+        except (Unreadable, OSError) as error:
+            return {sample: self._reader.nameless_hole(sample, _cause(error)) for sample in ids}
+        try:
             file = self._reader.file(self._member_number, self._number, self._at_once)
         except (Unreadable, OSError) as error:
-            return {sample: self._reader.hole(sample, _cause(error)) for sample in ids}
+            return {sample: hole_of(sample, row, self._shard.name, _cause(error)) for sample, row in rows}
         found: dict[int, Sample | Hole] = {}
         readable: list[_Row] = []
         extents: list[tuple[int, int]] = []
         for sample, row in rows:
             if row.offset + row.size > self._shard.bytes:
-                found[sample] = self._hole(sample, "its index points beyond the shard's end")
+                found[sample] = hole_of(sample, row, self._shard.name, "its index points beyond the shard's end")
                 continue
             try:
                 extents.append(file.extent(row))
                 readable.append((sample, row))
             except (Unreadable, OSError) as error:
-                found[sample] = self._hole(sample, _cause(error))
-        gap = REMOTE_GAP if self._member.location.is_remote else LOCAL_GAP
+                found[sample] = hole_of(sample, row, self._shard.name, _cause(error))
+        gap = LOCAL_GAP if isinstance(file.blob, LocalBlob) else REMOTE_GAP
         for span in spans(extents, gap):
             self._read_span(file, span, readable, extents, found)
         return found
@@ -161,6 +169,10 @@ class _ShardReading:
         if len(span.members) > 1:
             try:
                 blocks = file.blob.read_parts([extents[number] for number in span.members])
+            except Unanswered as error:  # asking for each of them would take as long again, each time
+                for number in span.members:
+                    found[readable[number][0]] = hole_of(*readable[number], self._shard.name, str(error))
+                return
             except (Unreadable, OSError):
                 pass  # one bad place must not take its neighbours along
             else:
@@ -191,8 +203,8 @@ class _ShardReading:
                 _, row = self._reader.locate(sample)
                 return self._sample(self._reader.file(self._member_number, self._number, True).read(row), row)
             except (Unreadable, OSError) as error:
-                return self._hole(sample, _cause(error))
-        return self._hole(sample, cause)
+                return self._reader.hole(sample, _cause(error))
+        return self._reader.hole(sample, cause)
 
     def _sample(self, packed: Packed, row: IndexRow) -> Sample:
         if len(packed.labels) != 1:
@@ -202,9 +214,6 @@ class _ShardReading:
             say = f"{self._shard.name}: sample {packed.key} is of class {label}, the dataset has {self._classes}"
             raise WorkFailed(f"{say}; see: vitstream verify DATASET", "data", False)
         return Sample(packed.key, key_hash(packed.key), packed.data, label, row)
-
-    def _hole(self, sample: int, cause: str) -> Hole:
-        return self._reader.hole(sample, cause)
 
 
 def _cause(error: Exception) -> str:

@@ -48,7 +48,10 @@ class Recent(Generic[Value]):
         """What there is for `key` now; never waits."""
         with self._lock:
             entry = self._entries.get(key)
-            return None if entry is None else entry.value
+            if entry is None:
+                return None
+            self._entries.move_to_end(key)
+            return entry.value
 
     def drop(self, key: Hashable) -> None:
         """Lets go of one."""

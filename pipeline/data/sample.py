@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pipeline.dataset.blob import Bytes
+from pipeline.dataset.keys import key_hash
 from pipeline.dataset.row import IndexRow
 
 
@@ -27,3 +28,8 @@ class Hole:
     shard: str
     offset: int
     cause: str
+
+
+def hole_of(sample_id: int, row: IndexRow, shard: str, cause: str) -> Hole:
+    """The hole in place of a sample of which the index is known."""
+    return Hole(sample_id, row.key, key_hash(row.key) if row.key else 0, shard, row.offset, cause)

@@ -15,18 +15,19 @@ class Span(NamedTuple):
     members: list[int]  # numbers of the extents
 
 
-def spans(extents: list[tuple[int, int]], gap: int, largest: int = LARGEST) -> list[Span]:
+def spans(extents: list[tuple[int, int]], gap: int) -> list[Span]:
     """Ranges that cover all `extents` (offset, length), in order of offset.
 
-    Extents are joined where at most `gap` bytes lie between them and the whole stays below `largest`; so at most `gap`
-    bytes per request are read for nothing. Extents may overlap: a tar's label block may be the next one's padding.
+    Extents are joined where at most `gap` bytes lie between them and the whole is no larger than LARGEST; so at most
+    `gap` bytes are read for nothing for each request that is saved. Extents may overlap: a tar's label block may be the
+    next one's padding.
     """
     found: list[Span] = []
     begin = end = 0
     members: list[int] = []
     for number in sorted(range(len(extents)), key=extents.__getitem__):
         offset, length = extents[number]
-        if members and offset - end <= gap and offset + length - begin <= largest:
+        if members and offset - end <= gap and offset + length - begin <= LARGEST:
             end = max(end, offset + length)
             members.append(number)
             continue

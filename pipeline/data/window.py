@@ -2,7 +2,8 @@
 
 A worker looks `read_ahead` items ahead. What it will need there, and does not have, is asked for; and with it whatever
 of the same chunk this worker will need later: the order (order.py) lets a chunk's samples be used within one window, so
-that one large request serves many items, and each byte is fetched once. Of a chunk, others' samples are not read.
+that one large request serves many items, and each byte is fetched once. Of a chunk, others' samples are not read, but
+for what lies in small gaps.
 
     memory     about half of the samples of the worker's windows, on average, and what is read ahead. Chunks for which
                there is no room are read sample by sample: the same order, with small requests
@@ -88,7 +89,7 @@ class Window:
         share: which rows of it are this worker's.
         ahead: how many items it looks ahead.
         at_once: how many items, from the first, are read sample by sample.
-        room: how many samples may be in memory beyond those of the items looked ahead to.
+        room: up to how many samples in memory, or asked for, the rest of a chunk is asked for, too.
         requests: how many may be under way.
         hang_s: seconds after which an answer is not waited for any longer.
         known_holes: causes of samples that were holes when these steps were done before: they are so again, unread.
@@ -155,14 +156,15 @@ class Window:
                 samples.append(request.found.pop(key))
             else:
                 cause = f"the storage has not answered for {self.hang_s:.0f} s"
-                samples.append(Hole(key[1], "", 0, "", -1, cause))
+                samples.append(self.reader.nameless_hole(key[1], cause))
         return samples
 
     def _answered(self, request: Request) -> bool:
         """Waits; False if there is no hope. Raises what the reading raised."""
-        while not wait([request.answer], _LOOK_S).done:
+        while not request.answer.done():
             if self._hopeless(request):
                 return False
+            wait([request.answer], _LOOK_S)
         request.answer.result()
         return True
 
@@ -230,8 +232,8 @@ class Window:
         self._ask(self._guests, guests, at_once)
 
     def _ask(self, asked: dict[Key, Request], groups: list[list[Key]], at_once: bool) -> None:
-        """Asks for groups of samples: each by itself where a server answers, since that takes time; else several."""
-        together = 1 if self.reader.remote else _ASKED_AT_ONCE if at_once else _ASKED_TOGETHER
+        """Asks for groups of samples: each by itself where an answer may take a while; else several."""
+        together = 1 if self.reader.slow else _ASKED_AT_ONCE if at_once else _ASKED_TOGETHER
         keys: list[Key] = []
         for group in groups:
             keys += group

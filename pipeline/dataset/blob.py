@@ -16,6 +16,10 @@ class Unreadable(Exception):
     """A sample, or a file, that cannot be had; the message is the cause, in one line."""
 
 
+class Unanswered(Unreadable):
+    """A server has not answered for as long as we had patience. It would not answer for the neighbours either."""
+
+
 class Blob(Protocol):
     """One file, open for reading. Safe to read from several threads at once."""
 
@@ -64,11 +68,9 @@ class LocalBlob:
             at = offset + length
         if sum(map(len, pieces)) != at - parts[0][0] or len(pieces) > _MOST_PIECES:  # some overlap
             return [bytearray(self.read(*part)) for part in parts]
-        end = parts[0][0] + os.preadv(self.fd, pieces, parts[0][0])
-        if end < at:
-            for (offset, _), piece in zip(parts, wanted, strict=True):
-                del piece[max(0, end - offset) :]
-        return wanted
+        if os.preadv(self.fd, pieces, parts[0][0]) == at - parts[0][0]:
+            return wanted
+        return [bytearray(self.read(*part)) for part in parts]  # the file ends, or a bad sector: which will say so
 
     def size(self) -> int:
         return os.fstat(self.fd).st_size

@@ -159,7 +159,7 @@ class ShardIndex:
                 columns = self._reader.get_batch(number)
                 columns.validate(full=True)  # offsets inside their buffers, text that is UTF-8
                 batch = _Batch(columns)
-            except (OSError, ValueError, pa.ArrowException) as error:
+            except (OSError, ValueError, TypeError, pa.ArrowException) as error:
                 raise self._unusable(error) from None
             if self._samples is not None:
                 before = number * ROWS_PER_BATCH

@@ -169,7 +169,7 @@ def make_plan(config: Config, corpus: Corpus, machines: Machines) -> Plan:
         cache=_cache(config, corpus, volume.run, machines),
         warnings=(),
     )
-    return Plan(**(vars(plan) | {"warnings": tuple(_warnings(plan, corpus, config))}))
+    return Plan(**(vars(plan) | {"warnings": tuple(_warnings(plan, corpus))}))
 
 
 def _length(config: Config, corpus: Corpus, machines: Machines, feed: TrainFeed) -> Length:
@@ -298,7 +298,7 @@ def _cache(config: Config, corpus: Corpus, without: int, machines: Machines) -> 
     return CachePlan(room, holds, fetched, without)
 
 
-def _warnings(plan: Plan, corpus: Corpus, config: Config) -> list[str]:
+def _warnings(plan: Plan, corpus: Corpus) -> list[str]:
     found, memory, requests = [], plan.memory, plan.traffic.requests
     if memory.room < 1:
         found.append(

@@ -10,6 +10,7 @@ from pipeline.data.cache import open_folder
 from pipeline.data.corpus import Corpus, Member, not_cached, open_corpus, open_member
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.location import Location
+from pipeline.dataset.remote.patience import Patience
 from pipeline.launch import mosaic
 from pipeline.launch.template import zero_template
 from pipeline.run.directory import RunDirectory
@@ -84,6 +85,7 @@ def open_data(config: Config, world_size: int) -> tuple[Corpus, Member | None]:
             f"raise it to {world_size} or more, or start fewer ranks"
         )
     zero_template(config)
+    Patience.ours()  # VITSTREAM_RETRY_SECONDS, which loader workers read
     train = open_corpus(config.data.train, classes=config.data.classes)
     if config.loader.name == "mosaic":
         mosaic.check(config, train, world_size)

@@ -70,7 +70,7 @@ def windows_of(config: Config, corpus: Corpus, world_size: int, reader: Reader) 
 class Counting(Reader):
     """A reader that counts what it is asked for once the start is over, by one request each."""
 
-    asked, remote = 0, True
+    asked, slow = 0, True
 
     def read(self, ids: list[int], at_once: bool = False) -> dict[int, Sample | Hole]:
         self.asked += not at_once

@@ -143,7 +143,7 @@ class MosaicLoader:
         try:
             made = next(self._parts, None)
         except (RuntimeError, EOFError, OSError) as error:  # what a DataLoader says of a dead worker
-            raise WorkFailed(f"loader: {str(error).splitlines()[0]}; often that is memory that ran out") from None
+            raise WorkFailed(f"loader: {_line(error)}; often that is memory that ran out") from None
         if made is not None and made.failed:
             message, cause, resumable = made.failed
             raise WorkFailed(message, cause=cause, resumable=resumable)
@@ -243,7 +243,12 @@ def _samples(config: Config, member: Member, feed: MosaicFeed, world: World, run
                 f"data.cache: {options['local']} is in use by another run; if none is under way, one that was killed "
                 "has left its files: remove /dev/shm/0*_* and /tmp/0*_filelock"
             ) from None
-        raise UsageError(f"loader.name: mosaic: mosaicml-streaming refuses: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"loader.name: mosaic: mosaicml-streaming refuses: {_line(error)}") from None
+
+
+def _line(error: Exception) -> str:
+    """The first of what it says."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _filled(array: np.ndarray, rows: int) -> np.ndarray:

@@ -34,7 +34,6 @@ class MosaicOrder:
     nodes: int
     ranks: int  # of all nodes
     shift: int  # places of whole epochs and of the one under way, less `consumed`; not 0 once the padding has changed
-    lanes: int = 1
 
     @classmethod
     def of(

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Final, TypeVar
 from urllib.parse import unquote
 
-from pipeline.dataset.blob import Part, Unreadable
+from pipeline.dataset.blob import Part, Unanswered, Unreadable
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.remote import objects, ranges
 from pipeline.dataset.remote.patience import Missing, NoAnswer, Patience, Refused, Unexpected, persist
@@ -80,7 +80,7 @@ class RemoteBlob:
             raise WorkFailed(str(error)) from None
         except NoAnswer as error:
             self._resigned = True
-            raise Unreadable(f"{error.reason}, for as long as it was asked") from None  # equal causes are one report
+            raise Unanswered(f"{error.reason}, for as long as it was asked") from None  # equal causes are one report
         self._resigned = False
         return result
 
