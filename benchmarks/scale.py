@@ -6,6 +6,8 @@ The shards are links to one real shard, with a manifest of their own: what is op
 a corpus of that size would have, at the places where it would. Prints a JSON line for each place in the epoch: seconds
 from opening the corpus to the first batch of 64 on one of 64 ranks of a global batch of 4,096, imports aside, without
 workers and without decoding; and by how many MB the process grew for manifest, order, indexes and what was read.
+Then a line for a rank with eight workers, after its first batch from the middle: how many MB more rank, fork server and
+workers take together (PSS) than with the eight shards alone, so for nothing but the size of the corpus.
 """
 
 import argparse
@@ -76,6 +78,33 @@ def start(dataset: Path, where: float) -> dict[str, float]:
     return {"samples": corpus.samples, "at": where} | seconds | {"grown_mb": round(grown, 1)}
 
 
+def rank_with_workers(dataset: Path) -> dict[str, float]:
+    """PSS of a rank and its workers, in MB, and seconds from opening the corpus to the first batch."""
+    import psutil
+    import torch
+
+    from pipeline.config import Augment
+    from pipeline.data import nursery
+    from pipeline.data.corpus import fit_order, open_corpus
+    from pipeline.data.feed import TrainFeed
+    from pipeline.data.loader import Loader
+    from pipeline.data.recipe import Recipe
+
+    nursery.start()
+    nursery.bear(os.memfd_create("nothing")).connection.close()
+    began = time.perf_counter()
+    corpus = open_corpus(str(dataset))
+    middle = corpus.samples // 2 // BATCH * BATCH
+    feed = TrainFeed(fit_order(corpus, BATCH, 0), BATCH, RANKS, 7, 64, middle, corpus.samples)
+    recipe = Recipe(corpus, feed, 32, Augment(), 0.875, None, 60.0, 2**30, 20, 5, 8, 1, False)
+    batch = next(Loader(recipe, 8, 4, 1, torch.device("cpu")))
+    seconds = time.perf_counter() - began
+    assert (batch.weights == 1).all()
+    time.sleep(2.0)  # the workers look ahead meanwhile
+    family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    return {"first_batch_s": round(seconds, 3), "pss_mb": sum(p.memory_full_info().pss for p in family) / 2**20}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=int, default=16_384)
@@ -83,15 +112,26 @@ def main() -> None:
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        print(json.dumps(start(Path(options.child[0]), float(options.child[1]))))
+        dataset, where = Path(options.child[0]), options.child[1]
+        print(json.dumps(rank_with_workers(dataset) if where == "workers" else start(dataset, float(where))))
+        sys.stdout.flush()
         os._exit(0)
     scratch = Path(tempfile.mkdtemp())
     try:
         make(scratch, options.shards, options.photos)
         for where in np.linspace(0, 0.999999, 5).tolist():
-            subprocess.run([sys.executable, __file__, "--child", str(scratch / "many"), str(where)], check=True)
+            print(json.dumps(child(scratch / "many", str(where))), flush=True)
+        many, one = child(scratch / "many", "workers"), child(scratch / "one", "workers")
+        more = round(many["pss_mb"] - one["pss_mb"], 1)
+        print(json.dumps({"workers": 8, "first_batch_s": many["first_batch_s"], "more_mb": more}))
     finally:
         shutil.rmtree(scratch)
+
+
+def child(dataset: Path, what: str) -> dict[str, float]:
+    """A measurement in a process of its own."""
+    command = [sys.executable, __file__, "--child", str(dataset), what]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 if __name__ == "__main__":

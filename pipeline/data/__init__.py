@@ -4,8 +4,8 @@ corpus.py      which datasets a run reads, as one, or each in its share (places.
 order.py       consumed count -> epoch, sample id; mixture.py, of several (permutation.py, keyed.py: the mathematics)
 feed.py        a rank's slots of each micro-batch, and the other way round
 window.py      what a worker needs soon, in memory: asked for ahead, in large ranges (spans.py)
-storage.py     where shards lie: files, buckets (../dataset/remote/), a node's cache (cache.py, fetch.py, cache_voice.py);
-               recent.py keeps some of it open
+storage.py     where shards lie: files, buckets (../dataset/remote/), or a node's cache (cache.py, fetch.py;
+               cache_voice.py: what it says); recent.py keeps some of it open
 read.py        sample id -> bytes, checked: a sample or a hole (sample.py)
 augment.py     sample id -> crop box (boxes.py), flip; randaugment.py (operations.py), jitter.py, erasing.py
 mix.py         Mixup and CutMix drawn; mixing.py does them on the device
