@@ -2,7 +2,8 @@
 
 raw        bytes in the consuming process, one process
 raw x2     the same from two worker processes
-decoded    a random crop, resized to SIZE and mirrored or not, in batches of BATCH, from two workers
+decoded    a random crop, resized to SIZE, in batches of BATCH, from two workers; ours and the bare loop's are mirrored
+           or not as well, and of random aspect ratio
 """
 
 import json

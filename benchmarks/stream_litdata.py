@@ -9,7 +9,7 @@ from litdata import optimize
 
 
 def sample(place: tuple[str, int, int]) -> dict[str, Any]:
-    """Image and label, as they lie in the tar."""
+    """The image as it lies in the tar; the label is not looked at."""
     shard, at, size = place
     with Path(shard).open("rb") as file:
         file.seek(at)

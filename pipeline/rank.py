@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class StopRequest:
-    """Set by SIGTERM, SIGINT or SIGUSR1; read at every step. A second signal changes nothing."""
+    """Set by SIGTERM, SIGINT, SIGHUP or SIGUSR1; read at every step. A second signal changes nothing."""
 
     def __init__(self) -> None:
         self.signal: str | None = None

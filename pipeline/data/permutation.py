@@ -1,4 +1,4 @@
-"""Keyed permutations of [0, n) in closed form: no table, invertible, a few nanoseconds per element.
+"""Keyed permutations of [0, n) in closed form: no table, invertible, about half a microsecond per element.
 
 A Feistel network on pairs (l, r) with 0 <= l < a, 0 <= r < b, where a = ceil(sqrt(n)) and b = ceil(n / a). Each
 round adds a keyed hash of one half to the other, modulo that half's range, so every round, and the whole, is a

@@ -1,1 +1,1 @@
-"""Starting a run: checks before anything is started, and the ranks of one machine. Torch-free."""
+"""Before a run and around it: checks, what it will take (plan.py), the ranks of one machine, SLURM. Torch-free."""

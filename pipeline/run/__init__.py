@@ -1,1 +1,1 @@
-"""A run's folder and the processes that work in it."""
+"""A run's folder, and what is written there and said to the operator: journal, holes, waiting, verdicts."""

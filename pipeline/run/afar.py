@@ -7,7 +7,7 @@ from pipeline.data.corpus import Corpus
 from pipeline.dataset.quantities import human_bytes
 from pipeline.dataset.remote.traffic import Fetched
 
-NAMES: Final = tuple(f"remote_{name}" for name in Fetched._fields)
+NAMES: Final = tuple(f"remote_{name}" for name in Fetched._fields)  # remote_requests, remote_bytes, remote_retries
 
 
 def columns(fetched: Iterable[int]) -> dict[str, int]:
