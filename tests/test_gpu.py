@@ -16,11 +16,13 @@ pytestmark = [
 @pytest.mark.parametrize("zero", ["zero1", "zero2"])
 def test_bf16_on_a_gpu_trains_and_resumes(tmp_path, zero):
     make_dataset(tmp_path / "data", 352)
+    make_dataset(tmp_path / "val", 40)
     extra = {"precision": "bf16", "zero": zero, "epochs": None}
+    extra["evaluate"] = {"every_steps": 3, "crop": 1.0}  # each time with a ring of its own that is pinned, and let go
     extra["schedule"] = {"name": "constant"}  # so that a run of 5 steps is the first half of one of 10
-    whole = write_run(tmp_path / "whole.yaml", tmp_path / "data", steps=10, **extra)
+    whole = write_run(tmp_path / "whole.yaml", tmp_path / "data", tmp_path / "val", steps=10, **extra)
     train(whole)
-    parts = write_run(tmp_path / "parts.yaml", tmp_path / "data", steps=10, **extra)
+    parts = write_run(tmp_path / "parts.yaml", tmp_path / "data", tmp_path / "val", steps=10, **extra)
     train(parts, 1, "--set", "steps=5")
     train(parts)
     digests = [line["batch_digest"] for line in steps_of(parts).values()]
