@@ -110,7 +110,7 @@ class Reader:
     @property
     def fetched(self) -> Fetched:
         """What has come from afar so far, of all datasets."""
-        return Fetched.total(storage.fetched for storage in self._storages)
+        return Fetched.total(storage.traffic.fetched for storage in self._storages)
 
     def index(self, member: int, shard: int) -> ShardIndex | MdsIndex:
         """A shard's index. Raises Unreadable, WorkFailed."""

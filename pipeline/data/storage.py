@@ -18,7 +18,7 @@ from pipeline.dataset.manifest import File, Manifest, Shard
 from pipeline.dataset.mds_folder import MdsIndex, MdsManifest
 from pipeline.dataset.remote.blob import RemoteBlob
 from pipeline.dataset.remote.patience import Patience
-from pipeline.dataset.remote.traffic import Fetched, Traffic
+from pipeline.dataset.remote.traffic import Traffic
 
 MAX_OPEN: Final = 256  # files, and as many indexes, of all storages of a process; a file descriptor each
 _RESIGNED_S: Final = 60.0  # that a file which could not be had is not asked for as a whole again
@@ -41,12 +41,12 @@ class Storage:
     ) -> None:
         """`retry_s`: seconds for which a read that a server does not answer is tried again."""
         self._location, self._manifest = location, manifest
-        self._patience, self._traffic = Patience.lasting(retry_s), Traffic(hedges=True)
+        self._patience, self.traffic = Patience.lasting(retry_s), Traffic(hedges=True)
         self._files = {file.name: file for file in manifest.files}
         self._resigned: dict[str, tuple[float, str]] = {}  # file name: until when it is not asked for again, and why
         self._rotten: dict[int, float] = {}  # shards: when their copy here was dropped
         self._sound: dict[int, os.stat_result] = {}  # shards: which copy was looked through, and was right
-        self._cache_hits, self._lock = 0, threading.Lock()
+        self._lock = threading.Lock()
         self._folder = None if cache is None else reopen_folder(cache)
         if self._folder is not None:
             self._folder.claim(Wanted(file.bytes, file.xxh3) for file in (*manifest.shards, *manifest.files))
@@ -115,16 +115,6 @@ class Storage:
                 self._folder.remove(wanted, copy)
             return True
 
-    def stats(self) -> dict[str, float]:
-        """{requests, bytes, retries, hedges, cache_hits, seconds}; `seconds`: of waiting, all threads together."""
-        counters = ("requests", "bytes", "retries", "hedges", "seconds")
-        return {name: getattr(self._traffic, name) for name in counters} | {"cache_hits": self._cache_hits}
-
-    @property
-    def fetched(self) -> Fetched:
-        """What has come from afar so far."""
-        return self._traffic.fetched
-
     def _original(self, number: int) -> Blob:
         shard = self._manifest.shards[number]
         return _BLOBS.get((self, number), lambda: self._origin(self._manifest.path(number), shard.bytes))
@@ -133,7 +123,7 @@ class Storage:
         location = self._location / path
         if not location.is_remote:
             return LocalBlob(location.path)
-        return RemoteBlob(location.text, self._patience, size, self._traffic)
+        return RemoteBlob(location.text, self._patience, size, self.traffic)
 
     def _copy(self, number: int, at_once: bool) -> LocalBlob:
         """A shard in the cache. Raises _NotHere; Unreadable where it is another."""
@@ -143,8 +133,6 @@ class Storage:
         with suppress(OSError):
             copy = self._folder.open(_wanted(shard))
         if copy is not None:
-            with self._lock:
-                self._cache_hits += 1
             return copy
         if at_once:
             raise _NotHere

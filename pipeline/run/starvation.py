@@ -190,7 +190,7 @@ class Cores:
         before, self._before = self._before, self._read()
         if not before or not self._before:
             return None
-        total, idle = (now - then for now, then in zip(self._before, before, strict=True))
+        total, idle = (now - earlier for now, earlier in zip(self._before, before, strict=True))
         return self.number * (1 - idle / total) if total > 0 else None
 
     def _read(self) -> tuple[int, int] | None:

@@ -16,6 +16,7 @@ from pipeline.dataset.blob import Unreadable
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.location import Location
 from pipeline.dataset.manifest import File, Manifest, read_manifest, write_manifest
+from pipeline.dataset.remote.traffic import Fetched
 from tests.data_prep.mds.folders import write_copy
 from tests.datasets import make_dataset
 from tests.remote import connected, upload
@@ -56,17 +57,17 @@ def test_local_and_remote_are_the_same_and_requests_are_counted(dataset, server)
     here = Storage(Location.of(dataset), manifest)
     expected = everything(here, manifest)
     assert expected[0][1] == (dataset / "shards/shard-000000.tar").read_bytes()
-    assert here.stats() == dict.fromkeys(["requests", "bytes", "retries", "hedges", "seconds", "cache_hits"], 0)
+    assert here.traffic.fetched == Fetched() and here.traffic.seconds == 0
     flaky = Flaky(server, rate=0.1, seed=1)
     with flaky.running() as proxy, connected(proxy):
         for place in ("s3://storage", f"{proxy}/storage"):
             storage = Storage(Location.of(place), read_manifest(place), retry_s=12)
             assert everything(storage, manifest) == expected
-            stats = storage.stats()
+            traffic = storage.traffic
             held = sum(shard.bytes for shard in manifest.shards)
             index_bytes = sum(file.bytes for file in manifest.files)
-            assert stats["bytes"] == 2 * held + index_bytes  # an index is read once: a small one, all of it
-            assert stats["requests"] >= 3 * SHARDS and stats["seconds"] > 0
+            assert traffic.bytes == 2 * held + index_bytes  # an index is read once: a small one, all of it
+            assert traffic.requests >= 3 * SHARDS and traffic.seconds > 0
 
 
 def test_no_more_files_are_open_than_allowed_and_none_closes_under_a_reader(dataset, monkeypatch):

@@ -28,7 +28,7 @@ class Fetched(NamedTuple):
 
     def since(self, before: "Fetched") -> "Fetched":
         """What came after `before`."""
-        return Fetched(*(now - then for now, then in zip(self, before, strict=True)))
+        return Fetched(*(now - earlier for now, earlier in zip(self, before, strict=True)))
 
 
 class Traffic:
