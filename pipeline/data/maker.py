@@ -145,8 +145,8 @@ def _size(sample: Sample | Hole) -> tuple[int, int]:
     """(width, height); (1, 1) of what cannot be decoded."""
     if isinstance(sample, Hole):
         return 1, 1
-    if sample.row.width:
-        return sample.row.width, sample.row.height
+    if sample.width:
+        return sample.width, sample.height
     try:  # an index that does not know it, as of MDS folders
         header = read_header(sample.data)
     except ImageError:  # decoding says why

@@ -7,26 +7,29 @@ read. So is the label, in shards of our own; containers.py says how each kind of
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from pipeline.config import Cache
 from pipeline.data.corpus import Corpus, Member
 from pipeline.data.sample import Hole, Sample, hole_of
-from pipeline.data.spans import LOCAL_GAP, REMOTE_GAP, Span, spans
+from pipeline.data.spans import LOCAL_GAP, REMOTE_GAP, spans
 from pipeline.data.storage import Storage
-from pipeline.dataset.blob import LocalBlob, Unanswered
-from pipeline.dataset.containers import Packed, ShardFile, Unreadable
+from pipeline.dataset.blob import Blob, LocalBlob, Part, Unanswered
+from pipeline.dataset.containers import Packed, ShardFile, Unreadable, WebDatasetFile
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.index import ShardIndex
 from pipeline.dataset.keys import key_hash
 from pipeline.dataset.mds_folder import MdsIndex
 from pipeline.dataset.opening import open_file
 from pipeline.dataset.remote.traffic import Fetched
-from pipeline.dataset.row import IndexRow
+from pipeline.dataset.row import Columns, IndexRow
 
 _Row = tuple[int, IndexRow]  # sample id, where it lies
 _MOST_FILES = 256  # of which something is remembered
+_APART = 4  # places from one sample to the next, on average
 
 
 class Reader:
@@ -47,11 +50,12 @@ class Reader:
         found: dict[int, Sample | Hole] = {}
         ascending = np.unique(np.asarray(ids, np.int64))
         members, shards, places = self.corpus.places(ascending)
-        edges = np.flatnonzero((np.diff(shards) != 0) | (np.diff(members) != 0)) + 1
-        for some in np.split(np.arange(len(ascending)), edges):
-            if len(some):
-                reading = _ShardReading(self, int(members[some[0]]), int(shards[some[0]]), at_once)
-                found |= reading.read(ascending[some].tolist(), places[some].tolist())
+        edges = [0, *(np.flatnonzero((np.diff(shards) != 0) | (np.diff(members) != 0)) + 1).tolist(), len(ascending)]
+        numbers, inside = ascending.tolist(), places.tolist()
+        for first, stop in pairwise(edges):
+            if stop > first:
+                reading = _ShardReading(self, int(members[first]), int(shards[first]), at_once)
+                found |= reading.read(numbers[first:stop], inside[first:stop])
         return found
 
     @property
@@ -132,15 +136,38 @@ class _ShardReading:
         self._classes = len(reader.corpus.classes)
 
     def read(self, ids: list[int], places: list[int]) -> dict[int, Sample | Hole]:
-        """All of them, in as few requests as their places, which ascend, allow."""
+        """All of them; `places` ascend."""
         try:
-            rows = list(zip(ids, self._reader.index(self._member_number, self._number).rows(places), strict=True))
+            index = self._reader.index(self._member_number, self._number)
+            columns = index.columns(places)
         except (Unreadable, OSError) as error:
             return {sample: self._reader.nameless_hole(sample, _cause(error)) for sample in ids}
         try:
             file = self._reader.file(self._member_number, self._number, self._at_once)
         except (Unreadable, OSError) as error:
-            return {sample: hole_of(sample, row, self._shard.name, _cause(error)) for sample, row in rows}
+            holes = zip(ids, columns.rows, strict=True)
+            return {sample: hole_of(sample, row, self._shard.name, _cause(error)) for sample, row in holes}
+        if isinstance(file, WebDatasetFile) and isinstance(file.blob, LocalBlob) and _lie_apart(places):
+            found = self._apart(file, ids, columns)
+            if len(found) == len(ids):
+                return found
+        else:
+            found = {}
+        rows = [(sample, row) for sample, row in zip(ids, columns.rows, strict=True) if sample not in found]
+        return found | self._together(file, rows)
+
+    def _apart(self, file: WebDatasetFile, ids: list[int], columns: Columns) -> dict[int, Sample | Hole]:
+        """Each by a read of its own; only those that are just as `shard` writes them."""
+        keys, _, _, labels, widths, heights = columns
+        images = file.read_as_written(columns)
+        return {
+            sample: Sample(key, key_hash(key), image, self._class(of_it[0], key), width, height)
+            for sample, key, image, of_it, width, height in zip(ids, keys, images, labels, widths, heights, strict=True)
+            if image is not None
+        }
+
+    def _together(self, file: ShardFile, rows: list[_Row]) -> dict[int, Sample | Hole]:
+        """All of them, in as few requests as their places allow."""
         found: dict[int, Sample | Hole] = {}
         readable: list[_Row] = []
         extents: list[tuple[int, int]] = []
@@ -153,48 +180,16 @@ class _ShardReading:
                 readable.append((sample, row))
             except (Unreadable, OSError) as error:
                 found[sample] = hole_of(sample, row, self._shard.name, _cause(error))
-        gap = LOCAL_GAP if isinstance(file.blob, LocalBlob) else REMOTE_GAP
-        for span in spans(extents, gap):
-            self._read_span(file, span, readable, extents, found)
-        return found
-
-    def _read_span(
-        self,
-        file: ShardFile,
-        span: Span,
-        readable: list[_Row],
-        extents: list[tuple[int, int]],
-        found: dict[int, Sample | Hole],
-    ) -> None:
-        if len(span.members) > 1:
+        for (sample, row), (_, length), block in zip(readable, extents, _blocks(file.blob, extents), strict=True):
             try:
-                blocks = file.blob.read_parts([extents[number] for number in span.members])
-            except Unanswered as error:  # asking for each of them would take as long again, each time
-                for number in span.members:
-                    found[readable[number][0]] = hole_of(*readable[number], self._shard.name, str(error))
-                return
-            except (Unreadable, OSError):
-                pass  # one bad place must not take its neighbours along
-            else:
-                for number, block in zip(span.members, blocks, strict=True):
-                    found[readable[number][0]] = self._parsed(file, *readable[number], block, extents[number][1])
-                return
-        for number in span.members:
-            sample, row = readable[number]
-            try:
-                block = file.blob.read(*extents[number])
+                if isinstance(block, Exception):
+                    raise block
+                found[sample] = self._sample(file.parse(row, block, length), row)
+            except Unanswered as error:
+                found[sample] = hole_of(sample, row, self._shard.name, str(error))
             except (Unreadable, OSError) as error:
                 found[sample] = self._again(sample, _cause(error))
-            else:
-                found[sample] = self._parsed(file, sample, row, block, extents[number][1])
-
-    def _parsed(
-        self, file: ShardFile, sample: int, row: IndexRow, block: bytes | bytearray, length: int
-    ) -> Sample | Hole:
-        try:
-            return self._sample(file.parse(row, memoryview(block), length), row)
-        except Unreadable as error:
-            return self._again(sample, str(error))
+        return found
 
     def _again(self, sample: int, cause: str) -> Sample | Hole:
         """From where it came, if a copy on this node has rotted; else its hole."""
@@ -209,11 +204,42 @@ class _ShardReading:
     def _sample(self, packed: Packed, row: IndexRow) -> Sample:
         if len(packed.labels) != 1:
             raise Unreadable(f"has {len(packed.labels)} labels; one is needed")
-        (label,) = packed.labels
+        label = self._class(packed.labels[0], packed.key)
+        return Sample(packed.key, key_hash(packed.key), packed.data, label, row.width, row.height)
+
+    def _class(self, label: int, key: str) -> int:
         if label >= self._classes:
-            say = f"{self._shard.name}: sample {packed.key} is of class {label}, the dataset has {self._classes}"
+            say = f"{self._shard.name}: sample {key} is of class {label}, the dataset has {self._classes}"
             raise WorkFailed(f"{say}; see: vitstream verify DATASET", "data", False)
-        return Sample(packed.key, key_hash(packed.key), packed.data, label, row)
+        return label
+
+
+def _lie_apart(places: list[int]) -> bool:
+    """Whether few of these, which ascend, are neighbours, so that joining requests saves little."""
+    return places[-1] - places[0] > _APART * len(places)
+
+
+def _blocks(blob: Blob, extents: list[Part]) -> list[bytes | bytearray | Unreadable | OSError]:
+    """The bytes of each extent, by as few requests as their places allow; or what kept them away."""
+    blocks: list[Any] = [None] * len(extents)
+    for span in spans(extents, LOCAL_GAP if isinstance(blob, LocalBlob) else REMOTE_GAP):
+        if len(span.members) > 1:
+            try:
+                parts = blob.read_parts([extents[number] for number in span.members])
+            except Unanswered as error:  # asking for each of them would take as long again, each time
+                parts = [error] * len(span.members)
+            except (Unreadable, OSError):
+                parts = None  # one bad place must not take its neighbours along
+            if parts is not None:
+                for number, part in zip(span.members, parts, strict=True):
+                    blocks[number] = part
+                continue
+        for number in span.members:
+            try:
+                blocks[number] = blob.read(*extents[number])
+            except (Unreadable, OSError) as error:
+                blocks[number] = error
+    return blocks
 
 
 def _cause(error: Exception) -> str:

@@ -15,7 +15,8 @@ class Sample(NamedTuple):
     key_hash: int
     data: Bytes
     label: int
-    row: IndexRow
+    width: int  # 0 where the index does not know it
+    height: int
 
 
 @dataclass(frozen=True)

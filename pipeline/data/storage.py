@@ -107,12 +107,12 @@ class Storage:
                 if is_sound(copy.fd, wanted):
                     self._sound[number] = seen
                     return False
+            with suppress(OSError, TimeoutError):
+                self._folder.remove(wanted, copy)  # first, or another thread might open it once more
             self._rotten[number] = monotonic()
             for key in keys:
                 _BLOBS.drop(key)
             _INDEXES.drop((self, number))  # of an MDS shard it was part of the copy
-            with suppress(OSError, TimeoutError):
-                self._folder.remove(wanted, copy)
             return True
 
     def _original(self, number: int) -> Blob:

@@ -8,19 +8,23 @@ mds         MosaicML's: the key column, or the shard's name and the row, give th
 
 import json
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from functools import cached_property
+from os import pread
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from pipeline.dataset.blob import Blob, Bytes, LocalBlob, Unreadable
-from pipeline.dataset.keys import is_key, own_key
+from pipeline.dataset.keys import KEY_DIGITS, is_key, own_key
 from pipeline.dataset.manifest import Container
 from pipeline.dataset.mds import Field, MdsError, MdsShard
-from pipeline.dataset.row import IndexRow
+from pipeline.dataset.row import Columns, IndexRow
 
 TAR_BLOCK: Final = 512
 MODE_AND_OWNER: Final = b"0000644\0" + b"0000000\0" * 2  # in the headers that `shard` writes, behind the name
-_TOLD: Final = 136  # bytes of a header: name, mode, owner and size
+_BEHIND_NAME: Final = b"\0" * (100 - KEY_DIGITS - len(".jpg")) + MODE_AND_OWNER + b"%011o\0"
+_JPG: Final = b"%b.jpg" + _BEHIND_NAME  # the headers that `shard` writes, of a key and a size, up to that
+_CLS: Final = b"%b.cls" + _BEHIND_NAME
 MAX_LABEL_BYTES: Final = 64 * TAR_BLOCK  # of a list of labels
 _ANOTHER: Final = "the shard holds another member here than its index says"
 
@@ -49,16 +53,17 @@ class ShardFile(ABC):
         """The sample of a row of the shard's index. Raises Unreadable."""
         try:
             offset, length = self.extent(row)
-            return self.parse(row, self.blob.read(offset, length), length)
+            packed = self.parse(row, self.blob.read(offset, length), length)
         except OSError as error:
             raise Unreadable(f"cannot read: {error.strerror}") from None
+        return packed._replace(data=bytes(packed.data))
 
     @abstractmethod
     def extent(self, row: IndexRow) -> tuple[int, int]:
         """(offset, length) of the bytes that `parse` needs. Raises Unreadable; OSError where it has to look."""
 
-    def parse(self, row: IndexRow, block: Bytes, length: int) -> Packed:
-        """The sample out of the bytes of its extent, of this length; `data` is a view where they are.
+    def parse(self, row: IndexRow, block: bytes | bytearray, length: int) -> Packed:
+        """The sample out of the bytes of its extent, of this length; `data` is a view of them.
 
         Raises Unreadable, also where the shard ended too early.
         """
@@ -67,42 +72,63 @@ class ShardFile(ABC):
         return self._parse(row, block)
 
     @abstractmethod
-    def _parse(self, row: IndexRow, block: Bytes) -> Packed: ...
+    def _parse(self, row: IndexRow, block: bytes | bytearray) -> Packed: ...
 
 
 class WebDatasetFile(ShardFile):
     """A tar of our own."""
 
     def extent(self, row: IndexRow) -> tuple[int, int]:
-        ahead = 1 if len(row.labels) == 1 else -(-min(16 + 12 * len(row.labels), MAX_LABEL_BYTES) // TAR_BLOCK)
-        return _before(row), TAR_BLOCK + _padded(row.size) + (1 + ahead) * TAR_BLOCK
+        _, offset, size, labels, _, _ = row
+        ahead = 1 if len(labels) == 1 else -(-min(16 + 12 * len(labels), MAX_LABEL_BYTES) // TAR_BLOCK)
+        return _before(offset), _tail(size) + (1 + ahead) * TAR_BLOCK
 
-    def _parse(self, row: IndexRow, block: Bytes) -> Packed:
-        image, tail = slice(TAR_BLOCK, TAR_BLOCK + row.size), TAR_BLOCK + _padded(row.size)
-        if len(row.labels) == 1 and _is_as_written(row, block, tail):
-            return Packed(row.key, block[image], row.labels)
+    def parse(self, row: IndexRow, block: bytes | bytearray, length: int) -> Packed:
+        if len(row.labels) == 1 and len(block) >= length and _is_as_written(row.key, row.size, row.labels[0], block):
+            return Packed(row.key, memoryview(block)[TAR_BLOCK : TAR_BLOCK + row.size], row.labels)
+        return super().parse(row, block, length)
+
+    def read_as_written(self, columns: Columns) -> list[memoryview | None]:
+        """The images of these rows that lie there as `shard` writes them, each by a read of its own; None of others.
+
+        For many rows that lie apart in a file of this node: a third faster than `extent`, a read and `parse` of each.
+        """
+        assert isinstance(self.blob, LocalBlob)
+        fd = self.blob.fd
+        images: list[memoryview | None] = []
+        for key, offset, size, labels in zip(columns.keys, columns.offsets, columns.sizes, columns.labels, strict=True):
+            image = None
+            if len(labels) == 1 and offset >= TAR_BLOCK:
+                with suppress(OSError):
+                    block = pread(fd, _tail(size) + 2 * TAR_BLOCK, offset - TAR_BLOCK)
+                    if _is_as_written(key, size, labels[0], block):
+                        image = memoryview(block)[TAR_BLOCK : TAR_BLOCK + size]
+            images.append(image)
+        return images
+
+    def _parse(self, row: IndexRow, block: bytes | bytearray) -> Packed:
         name, size = parse_header(bytes(block[:TAR_BLOCK]))
         key = name.rpartition("/")[2].partition(".")[0]
         if key != row.key or size != row.size:
             raise Unreadable(_ANOTHER)
-        labels = _parse_labels(bytes(block[tail:]), key)
+        labels = _parse_labels(bytes(block[_tail(size) :]), key)
         if labels != row.labels:
             raise Unreadable(f"the shard says label {_shown(labels)}, its index {_shown(row.labels)}")
-        return Packed(key, block[image], row.labels)
+        return Packed(key, memoryview(block)[TAR_BLOCK : TAR_BLOCK + size], labels)
 
 
 class TarFile(ShardFile):
     """A tar of another's making."""
 
     def extent(self, row: IndexRow) -> tuple[int, int]:
-        return _before(row), TAR_BLOCK + row.size
+        return _before(row.offset), TAR_BLOCK + row.size
 
-    def _parse(self, row: IndexRow, block: Bytes) -> Packed:
+    def _parse(self, row: IndexRow, block: bytes | bytearray) -> Packed:
         name, size = parse_header(bytes(block[:TAR_BLOCK]))
         key = own_key(self.name, name) if name else ""
         if key != row.key or size != row.size:
             raise Unreadable(_ANOTHER)
-        return Packed(key, block[TAR_BLOCK:], row.labels)
+        return Packed(key, memoryview(block)[TAR_BLOCK:], row.labels)
 
 
 class MdsFile(ShardFile):
@@ -127,7 +153,7 @@ class MdsFile(ShardFile):
             raise Unreadable(_ANOTHER)
         return number
 
-    def _parse(self, row: IndexRow, block: Bytes) -> Packed:
+    def _parse(self, row: IndexRow, block: bytes | bytearray) -> Packed:
         number = self._number(row)
         begin = int(self._head.offsets[number])
         try:
@@ -139,7 +165,7 @@ class MdsFile(ShardFile):
         key = mds_key(self.name, number, key_text(self._head, fields, begin, block))
         if key != row.key:
             raise Unreadable(_ANOTHER)
-        return Packed(key, block[row.offset - begin : row.offset - begin + row.size], row.labels)
+        return Packed(key, memoryview(block)[row.offset - begin : row.offset - begin + row.size], row.labels)
 
 
 FILES: Final[dict[Container, type[ShardFile]]] = {"webdataset": WebDatasetFile, "tar": TarFile, "mds": MdsFile}
@@ -150,27 +176,30 @@ def open_shard(container: Container, shard: Path | Blob, name: str | None = None
     return FILES[container](shard, name)
 
 
-def _before(row: IndexRow) -> int:
+def _before(offset: int) -> int:
     """Where the tar header of a member lies."""
-    if row.offset < TAR_BLOCK:
+    if offset < TAR_BLOCK:
         raise Unreadable(_ANOTHER)
-    return row.offset - TAR_BLOCK
+    return offset - TAR_BLOCK
 
 
-def _is_as_written(row: IndexRow, block: Bytes, tail: int) -> bool:
-    """Whether a sample with one label lies here just as `shard` writes it: KEY.jpg and KEY.cls, and the same size.
+def _tail(size: int) -> int:
+    """Where, after the beginning of its header, the header of the member behind one of this size lies."""
+    return TAR_BLOCK - size // -TAR_BLOCK * TAR_BLOCK
 
-    What is so need not be parsed, which takes ten times as long. What is not may still be right.
+
+def _is_as_written(key: str, size: int, label: int, block: bytes | bytearray) -> bool:
+    """Whether KEY.jpg of this size, and KEY.cls, are here byte by byte as `shard` writes them.
+
+    Then they need not be taken apart, which takes ten times as long. What is here otherwise may still be right.
     """
-    key, label = row.key.encode(), b"%d" % row.labels[0]
-    return bytes(block[:_TOLD]) == _told(key + b".jpg", row.size) and (
-        bytes(block[tail : tail + _TOLD]) + bytes(block[tail + TAR_BLOCK : tail + TAR_BLOCK + len(label)])
-        == _told(key + b".cls", len(label)) + label
+    name, digits, tail = key.encode(), b"%d" % label, _tail(size)
+    return (
+        len(name) == KEY_DIGITS
+        and block.startswith(_JPG % (name, size))
+        and block.startswith(_CLS % (name, len(digits)), tail)
+        and block.startswith(digits, tail + TAR_BLOCK)
     )
-
-
-def _told(name: bytes, size: int) -> bytes:
-    return name.ljust(100, b"\0") + MODE_AND_OWNER + b"%011o\0" % size
 
 
 def parse_header(block: bytes) -> tuple[str, int]:
@@ -211,10 +240,6 @@ def _parse_labels(blocks: bytes, key: str) -> tuple[int, ...] | None:
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return tuple(values) if isinstance(values, list) and all(type(value) is int for value in values) else None
-
-
-def _padded(size: int) -> int:
-    return -(-size // TAR_BLOCK) * TAR_BLOCK
 
 
 def _shown(labels: tuple[int, ...] | None) -> str:

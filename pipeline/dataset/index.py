@@ -7,6 +7,7 @@ no start-up time and no memory, and a row can also be fetched from afar by a ran
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +18,7 @@ from pipeline.dataset.blob import Blob
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.files import atomic_file, open_regular
 from pipeline.dataset.ranged import RangedFile
-from pipeline.dataset.row import IndexRow
+from pipeline.dataset.row import Columns, IndexRow
 
 ROWS_PER_BATCH = 1024
 MAX_REMOTE_BATCHES: Final = 2  # of an index that is read by ranges, in memory: 60 kB each
@@ -62,13 +63,13 @@ class _Batch:
         numbers = zip((offsets, sizes, widths, heights), "QIII", strict=True)
         self._numbers = [_words(column.buffers()[1], kind) for column, kind in numbers]
 
-    def row(self, place: int) -> IndexRow:
-        """The one at this place."""
-        key = self._texts[self._text_edges[place] : self._text_edges[place + 1]]
-        labels = self._labels[self._label_edges[place] : self._label_edges[place + 1]]
-        offsets, sizes, widths, heights = self._numbers
-        text = str(key, "utf-8")
-        return IndexRow(text, offsets[place], sizes[place], tuple(labels), widths[place], heights[place])
+    def take(self, places: Sequence[int]) -> Columns:
+        """The rows at these places."""
+        texts, text_edges, labels, label_edges = self._texts, self._text_edges, self._labels, self._label_edges
+        keys = [str(texts[text_edges[n] : text_edges[n + 1]], "utf-8") for n in places]
+        of_each = [tuple(labels[label_edges[n] : label_edges[n + 1]]) for n in places]
+        offsets, sizes, widths, heights = ([column[n] for n in places] for column in self._numbers)
+        return Columns(keys, offsets, sizes, of_each, widths, heights)
 
 
 def _words(buffer: pa.Buffer | None, kind: str) -> memoryview:
@@ -118,11 +119,20 @@ class ShardIndex:
 
     def row(self, position: int) -> IndexRow:
         """The sample at `position` in this shard."""
-        return self._batch(position // ROWS_PER_BATCH).row(position % ROWS_PER_BATCH)
+        return self.rows([position])[0]
 
     def rows(self, positions: Sequence[int]) -> list[IndexRow]:
         """The samples at these positions."""
-        return list(map(self.row, positions))
+        return self.columns(positions).rows
+
+    def columns(self, positions: Sequence[int]) -> Columns:
+        """The same, field by field."""
+        columns = Columns([], [], [], [], [], [])
+        for number, some in groupby(positions, ROWS_PER_BATCH.__rfloordiv__):
+            taken = self._batch(number).take([position % ROWS_PER_BATCH for position in some])
+            for column, more in zip(columns, taken, strict=True):
+                column += more
+        return columns
 
     def key(self, position: int) -> str:
         """The key alone."""

@@ -24,7 +24,7 @@ from pipeline.dataset.mds import Column, Field, MdsError, fields_of, key_column
 from pipeline.dataset.mds_columns import INTEGERS, choose_columns, shown
 from pipeline.dataset.mds_listing import CLASSES_NAME, HASH_NAME, INDEX_NAME, Entry, parse_classes, parse_index
 from pipeline.dataset.names import escape
-from pipeline.dataset.row import IndexRow
+from pipeline.dataset.row import Columns, IndexRow
 
 _TEXTS: Final = ("str", "str_int")
 _WHOLE_BYTES: Final = 2**17  # samples up to this size are read whole for their key: one request, not two
@@ -114,9 +114,9 @@ class MdsIndex:
         begin, end = map(int, self._offsets[position : position + 2])
         return IndexRow(own_key(self._name, str(position)), begin, end - begin, (), 0, 0)
 
-    def rows(self, positions: Sequence[int]) -> list[IndexRow]:
-        """The samples at these positions."""
-        return list(map(self.row, positions))
+    def columns(self, positions: Sequence[int]) -> Columns:
+        """The samples at these positions, field by field."""
+        return Columns(*map(list, zip(*map(self.row, positions), strict=True)))
 
     def key(self, position: int) -> str:
         """The key of a sample, for which one has to look into it where there is a key column. Raises Unreadable."""
@@ -153,15 +153,15 @@ class MdsFolderFile(ShardFile):
     def extent(self, row: IndexRow) -> tuple[int, int]:
         return row.offset, row.size
 
-    def _parse(self, row: IndexRow, block: Bytes) -> Packed:
-        layout = self._layout
+    def _parse(self, row: IndexRow, block: bytes | bytearray) -> Packed:
+        layout, view = self._layout, memoryview(block)
         try:
             fields = fields_of(layout.columns, 0, row.size, block)
         except MdsError as error:
             raise Unreadable(f"the sample {error}") from None
-        key = _key(row, bytes(_value(block, fields[layout.key]))) if layout.key else row.key
-        label = self._label(key, bytes(_value(block, fields[layout.label.name])))
-        return Packed(key, _value(block, fields[layout.image]), (label,))
+        key = _key(row, bytes(_value(view, fields[layout.key]))) if layout.key else row.key
+        label = self._label(key, bytes(_value(view, fields[layout.label.name])))
+        return Packed(key, _value(view, fields[layout.image]), (label,))
 
     def _label(self, key: str, value: bytes) -> int:
         """Raises Unreadable; WorkFailed for a class that nobody has named."""

@@ -12,3 +12,18 @@ class IndexRow(NamedTuple):
     labels: tuple[int, ...]
     width: int
     height: int
+
+
+class Columns(NamedTuple):
+    """Some rows of an index, field by field, where a row each would take longer than what is done with it."""
+
+    keys: list[str]
+    offsets: list[int]
+    sizes: list[int]
+    labels: list[tuple[int, ...]]
+    widths: list[int]
+    heights: list[int]
+
+    @property
+    def rows(self) -> list[IndexRow]:
+        return list(map(IndexRow, *self))

@@ -62,7 +62,7 @@ def test_what_is_as_shard_writes_it_is_not_parsed_and_is_read_alike(
             patch.setattr("pipeline.dataset.containers._is_as_written", lambda *_: False)
             return read(block)
 
-    assert containers._is_as_written(row, block, tail) and read(block) == parsed(block)
+    assert containers._is_as_written(row.key, row.size, row.labels[0], block) and read(block) == parsed(block)
     refused = 0
     for at in (*range(0, 140), *range(tail, tail + 140), *range(tail + 512, tail + 516)):
         for byte in (0, ord("/"), ord("7"), block[at] ^ 1):

@@ -88,7 +88,7 @@ def expected(config_path: Path) -> tuple[float, float]:
     correct, losses = [], []
     for sample_id in set(range(SAMPLES)) - {BROKEN}:
         sample = reader.read(sample_id)
-        size = (sample.row.width, sample.row.height)
+        size = (sample.width, sample.height)
         pixels = crop_resize(sample.data, size, centre_boxes(np.array([size]), 0.875)[0], 32)
         logits = model(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 127.5 - 1)
         label = torch.tensor([sample_id % 5])
