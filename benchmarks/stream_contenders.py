@@ -104,7 +104,7 @@ def _vitstream_decoded(dataset: Path, skip: int, workers: int, threads: int) -> 
     from pipeline.data.recipe import Recipe
 
     corpus, feed = _corpus_and_feed(dataset, skip)
-    of = Defaults(prefetch=2, read_ahead=8)  # as many batches as DataLoader makes ahead for a worker; not our defaults
+    of = Defaults(prefetch=2, read_ahead=2)  # as DataLoader for a worker; as docs/stream.md says for this node's disk
     recipe = Recipe(
         corpus=corpus,
         feed=feed,
@@ -114,7 +114,7 @@ def _vitstream_decoded(dataset: Path, skip: int, workers: int, threads: int) -> 
         cache=None,
         retry_s=60.0,
         memory_bytes=2**30,
-        ahead=of.prefetch + of.read_ahead,
+        ahead=of.read_ahead,
         at_once=of.prefetch + 1,
         requests=of.reads,
         threads=threads,

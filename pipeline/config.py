@@ -188,7 +188,7 @@ class Loader(_Section):
     workers: Annotated[int, Field(ge=0)] = 8  # processes per rank; 0: the rank itself
     threads: Positive = 1  # that decode, of each worker
     prefetch: Positive = 4  # micro-batches that are made ahead of their use
-    read_ahead: Positive = 16  # further micro-batches whose bytes are asked for
+    read_ahead: Positive = 16  # further micro-batches whose bytes are asked for before that
     reads: Positive = 8  # requests that each worker has under way
     memory: Bytes | None = None  # of compressed images, per rank; by default its share of a quarter of the machine's
     pixel_digest: bool = False  # of every batch's pixels, into the metrics: two runs trained on the same if it is equal

@@ -23,7 +23,7 @@ class Recipe:
     cache: Cache | None
     retry_s: float
     memory_bytes: int  # of compressed samples, for the whole rank
-    ahead: int  # items, the ring's included
+    ahead: int  # items whose bytes are asked for before they are decoded
     at_once: int  # items
     requests: int  # under way, of one worker
     threads: int  # of one worker
@@ -68,7 +68,7 @@ def _recipe(
         cache=config.data.cache,
         retry_s=config.data.retry_s,
         memory_bytes=loader.memory or default_memory_bytes(local_ranks),
-        ahead=loader.prefetch + loader.read_ahead,
+        ahead=loader.read_ahead,
         at_once=items_of_step + (0 if config.data.cache else loader.prefetch),  # a cache fetches them once more
         requests=loader.reads,
         threads=loader.threads,

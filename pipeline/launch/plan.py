@@ -237,7 +237,7 @@ def _memory(config: Config, parts: tuple[Part, ...], feed: TrainFeed, per_sample
     limit = loader.memory
     if limit is None and machines.memory is not None:
         limit = machines.memory // MEMORY_SHARE // machines.ranks_per_node
-    ahead = 1 + 1.25 * (loader.prefetch + loader.read_ahead)  # at most, as window.py asks for several at once
+    ahead = 1 + 1.25 * loader.read_ahead  # at most, as window.py asks for several at once
     read_ahead = round(ahead * feed.rows * per_sample)
     ring = Shape(loader.prefetch + feed.accumulation, feed.rows, config.model.image_size).bytes
     most = round(windows.max())
