@@ -11,10 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from tests.runs import CHECKOUT
-from tests.soak import prep_kills, prep_sources, stream_cycles, stream_faults, stream_kills
+from tests.soak import checkpoint_matrix, prep_kills, prep_sources, stream_cycles, stream_faults, stream_kills
 from tests.soak.matrix import Matrix
 
-MATRICES = (prep_kills.MATRIX, prep_sources.MATRIX, stream_kills.MATRIX, stream_cycles.MATRIX, stream_faults.MATRIX)
+MATRICES = (
+    prep_kills.MATRIX,
+    prep_sources.MATRIX,
+    stream_kills.MATRIX,
+    stream_cycles.MATRIX,
+    stream_faults.MATRIX,
+    checkpoint_matrix.MATRIX,
+)
 REPORT = CHECKOUT / "docs/faults.md"
 
 
