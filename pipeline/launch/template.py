@@ -32,16 +32,25 @@ _ZERO_KEYS: Final = (
 _OFFLOAD_KEYS: Final = ("device", "pin_memory")
 
 
+def template_names() -> list[str]:
+    """What `zero` may be besides a path."""
+    return sorted(path.stem for path in _folder().glob("*.json"))
+
+
 def template_path(zero: str) -> Path:
-    """ds_configs/NAME.json, which travels inside an installed wheel, or the path that `zero` is."""
-    here = Path(__file__).parent.parent
-    folder = next(f for f in (here / "ds_configs", here.parent / "ds_configs") if f.is_dir())
-    if (folder / f"{zero}.json").is_file():
-        return folder / f"{zero}.json"
+    """ds_configs/NAME.json, or the path that `zero` is."""
+    ours = _folder() / f"{zero}.json"
+    if ours.is_file():
+        return ours
     if Path(zero).is_file():
         return Path(zero)
-    known = ", ".join(sorted(p.stem for p in folder.glob("*.json")))
-    raise UsageError(f"zero: {zero} is neither a file nor one of {known}")
+    raise UsageError(f"zero: {zero} is neither a file nor one of {', '.join(template_names())}")
+
+
+def _folder() -> Path:
+    """ds_configs/, which travels inside an installed wheel."""
+    here = Path(__file__).parent.parent
+    return next(f for f in (here / "ds_configs", here.parent / "ds_configs") if f.is_dir())
 
 
 def zero_template(config: Config) -> dict[str, Any]:
