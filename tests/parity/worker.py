@@ -39,7 +39,7 @@ def starting_point(config: Config, classes: int) -> ViT:
 
 def weights_of(engine: Any) -> dict[str, torch.Tensor]:
     """What the model works with, whole, as DeepSpeed itself gathers it. Every rank calls it."""
-    from deepspeed.zero import GatheredParameters
+    from deepspeed.runtime.zero import GatheredParameters
 
     with GatheredParameters(list(engine.module.parameters())):  # does nothing below stage 3
         return {name: p.detach().float().clone() for name, p in engine.module.named_parameters()}
