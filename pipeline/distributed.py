@@ -7,14 +7,17 @@ is unpickled (torch's `*_object` collectives would).
 import json
 import os
 import socket
-from dataclasses import dataclass
-from typing import Any
+from contextlib import suppress
+from typing import Any, Final
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous as meet
 
 from pipeline.dataset.errors import UsageError
 from pipeline.launch.environment import RankEnvironment
+
+_FLAG: Final = "stop"
 
 
 class World:
@@ -37,16 +40,19 @@ class World:
         if rendezvous is None and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
             raise UsageError("RANK is set but MASTER_ADDR or MASTER_PORT is not: set both, or start with --nproc")
         os.environ.update(RANK=str(self.rank), WORLD_SIZE=str(self.size), LOCAL_RANK=str(environment.local_rank))
+        if rendezvous:  # not by a file:// URL: torch does not decode one, so a space in the path would never be found
+            store: dist.Store = dist.FileStore(rendezvous, self.size)
+        else:
+            store, _, _ = next(meet("env://", self.rank, self.size))
         dist.init_process_group(
             "nccl" if on_gpu else "gloo",
-            # Not by a file:// URL: torch does not decode one, so a space in the path would never be found.
-            store=dist.FileStore(rendezvous, self.size) if rendezvous else None,
-            init_method=None if rendezvous else "env://",
+            store=store,
             rank=self.rank,
             world_size=self.size,
             device_id=self.device if on_gpu else None,
         )
         self.control = dist.new_group(backend="gloo")
+        self._flags = dist.PrefixStore("vitstream-flags", store)
         self.local_size = self.all_gather(self.host).count(self.host)  # ranks on this machine
 
     @property
@@ -87,25 +93,19 @@ class World:
     def barrier(self) -> None:
         dist.barrier(group=self.control)
 
-    def vote(self, flag: bool) -> "Vote":
-        """Starts asking whether any rank's flag is set; the answer is there by the next step."""
-        ballot = torch.tensor([int(flag)])
-        return Vote(ballot, dist.all_reduce(ballot, dist.ReduceOp.MAX, group=self.control, async_op=True))
+    def raise_flag(self) -> None:
+        """For the other ranks to see, for good. No collective: any thread may call it, at any time."""
+        with suppress(RuntimeError):  # where they meet has gone, and soon so will they
+            self._flags.set(_FLAG, "up")
+
+    def flag_is_up(self) -> bool:
+        """Whether any rank has raised it. It takes a question to where they meet: not for every step."""
+        with suppress(RuntimeError):
+            return self._flags.check([_FLAG])
+        return False
 
     def close(self) -> None:
         dist.destroy_process_group()
-
-
-@dataclass
-class Vote:
-    """A question put to all ranks, answered while they work."""
-
-    ballot: torch.Tensor
-    work: Any
-
-    def result(self) -> bool:
-        self.work.wait()
-        return bool(self.ballot.item())
 
 
 def _gpu(local_rank: int) -> torch.device:

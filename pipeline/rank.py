@@ -1,36 +1,23 @@
 """One rank of a run, from its first instruction to its verdict. Started by our launcher, torchrun or srun."""
 
 import os
-import signal
 import socket
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from pipeline.data import nursery
 from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
 from pipeline.dataset.processes import die_with
-from pipeline.launch.environment import ATTEMPT, PARENT_PID, RENDEZVOUS, STOP_SIGNALS, RankEnvironment
+from pipeline.launch.environment import ATTEMPT, PARENT_PID, RENDEZVOUS, RankEnvironment
 from pipeline.launch.preflight import Prepared, prepare
-from pipeline.run.verdict import Verdict, judge_earlier_attempts
+from pipeline.run.stop_request import Asked, StopRequest
+from pipeline.run.verdict import Phase, Verdict, judge_earlier_attempts, read_verdict
 
 if TYPE_CHECKING:
     from pipeline.train import Trainer
-
-
-class StopRequest:
-    """Set by SIGTERM, SIGINT, SIGHUP or SIGUSR1; read at every step. A second signal changes nothing."""
-
-    def __init__(self) -> None:
-        self.signal: str | None = None
-        for signum in STOP_SIGNALS:
-            signal.signal(signum, self._on_signal)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # blocked by our launcher until here
-
-    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        self.signal = signal.Signals(signum).name
 
 
 def run_rank(environment: RankEnvironment, run_yaml: Path, overrides: list[str], from_scratch: bool) -> None:
@@ -50,6 +37,9 @@ def run_rank(environment: RankEnvironment, run_yaml: Path, overrides: list[str],
             raise
         raise UsageError(f"rank {environment.rank} on {socket.gethostname()}: {error}") from None
 
+    stop.while_starting(partial(_leave_while_starting, prepared, environment, attempt))
+    if environment.rank == 0:
+        stop.watch(prepared.run.stop_file)
     trainer = None
     try:
         if prepared.config.loader.workers:
@@ -58,14 +48,20 @@ def run_rank(environment: RankEnvironment, run_yaml: Path, overrides: list[str],
 
         trainer = Trainer(prepared, environment, os.environ.get(RENDEZVOUS), attempt, stop, from_scratch)
         trainer.train()
+        stop.enter("step")  # also where there was none left to do: it comes to its end by itself
         trainer.world.barrier()  # finished is what all have done
         if environment.rank == 0:
             _write_verdict(prepared, trainer.attempt, Verdict.of_finished(trainer.progress.step))
+            prepared.run.stop_file.obeyed(step=None)
         trainer.close()
     except BaseException as error:
         if trainer is not None and attempt is None:
             attempt = trainer.attempt
-        _write_verdict(prepared, attempt, _verdict_of(error, environment, trainer))
+        stop.leave_if_starting()  # a collective breaks when the other ranks are leaving
+        error = _stopped_by_another(error, prepared, attempt) or error
+        _write_verdict(prepared, attempt, _verdict_of(error, environment, stop.phase, trainer))
+        if environment.rank == 0 and trainer is not None and isinstance(error, StoppedResumable):
+            prepared.run.stop_file.obeyed(trainer.progress.step)
         log = prepared.run.attempt(attempt) / f"rank-{environment.rank}.log" if attempt is not None else None
         _leave(error, environment, log)
 
@@ -86,13 +82,33 @@ def _begin_attempt(prepared: Prepared, environment: RankEnvironment) -> int | No
     return run.new_attempt()
 
 
-def _verdict_of(error: BaseException, environment: RankEnvironment, trainer: "Trainer | None") -> Verdict:
-    phase = trainer.phase if trainer else "setup"
+def _leave_while_starting(prepared: Prepared, environment: RankEnvironment, attempt: int | None, asked: Asked) -> None:
+    """Ends this rank at once, in whatever thread: there is nothing to save yet."""
+    stopped = StoppedResumable(
+        f"stopped {asked.how} while it was starting, nothing is lost; the same command resumes", asked.cause, "setup"
+    )
+    _write_verdict(prepared, attempt, _verdict_of(stopped, environment, "setup", None))
+    if environment.rank == 0:
+        prepared.run.stop_file.obeyed(-1)
+    _leave(stopped, environment, None)
+
+
+def _stopped_by_another(error: BaseException, prepared: Prepared, attempt: int | None) -> StoppedResumable | None:
+    """The stop that this error follows from: another rank was asked to, while it was starting, and has gone."""
+    if attempt is None or isinstance(error, StoppedResumable | UsageError | WorkFailed):
+        return None
+    verdict = read_verdict(prepared.run.attempt(attempt))
+    if verdict is None or not verdict.is_of_a_stop:
+        return None
+    return StoppedResumable(verdict.message, verdict.cause, verdict.phase)
+
+
+def _verdict_of(error: BaseException, environment: RankEnvironment, phase: Phase, trainer: "Trainer | None") -> Verdict:
     step = trainer.progress.step if trainer else None
     where = (environment.rank, socket.gethostname(), phase, step)
     match error:
         case StoppedResumable():
-            return Verdict("signal", None, None, phase, step, True, str(error))
+            return Verdict(error.cause, None, None, error.phase, step, True, str(error))
         case UsageError():
             return Verdict("usage", None, None, phase, step, False, str(error))
         case WorkFailed():

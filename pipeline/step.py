@@ -24,19 +24,21 @@ _DROPOUT = 5  # domain of the hash; order.py and augment.py use 1 to 4
 
 @dataclass
 class StepResult:
-    """What a step leaves behind, on the device, until the next flush."""
+    """What a step leaves behind until the next flush, its floats on the device."""
 
     loss_sum: Tensor  # float32 []: this rank's sum over its samples
     grad_norm: Tensor  # float32 []: of the global gradient, before clipping
-    rows: Tensor  # int64 [accounts touched, ROW]: the global batch's ledger rows
+    rows: Tensor  # int64 [accounts touched, ROW]: the global batch's ledger rows; on the CPU
 
 
 def train_step(
-    engine: Any, config: Config, world: World, micro_batches: list[MicroBatch], lr: float, step: int
+    engine: Any, config: Config, world: World, micro_batches: list[MicroBatch], rows: Tensor, lr: float, step: int
 ) -> StepResult:
-    """Forward, backward and update for this rank's part of step `step` (counted from 1) at learning rate `lr`."""
-    rows = world.all_reduce(sum(batch.rows for batch in micro_batches).to(world.device))
-    real = rows[:, READ].sum().clamp(min=1)
+    """Forward, backward and update for this rank's part of step `step` (counted from 1) at learning rate `lr`.
+
+    `rows`, int64 [accounts touched, ROW] on the CPU, are the ledger's of the global batch.
+    """
+    real = max(1, int(rows[:, READ].sum()))
     for group in engine.optimizer.param_groups:
         group["lr"] = lr
 

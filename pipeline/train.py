@@ -4,19 +4,18 @@ All state that a resume needs is `Progress` and the engine's tensors. Everything
 """
 
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NoReturn
 
 import torch
 
+from pipeline.agreement import Agreement, Stopping
 from pipeline.checkpoint import commit
 from pipeline.checkpoint.files import TensorReader
-from pipeline.checkpoint.load import load
 from pipeline.checkpoint.manifest import CheckpointManifest
 from pipeline.checkpoint.restore import choose_checkpoint
-from pipeline.checkpoint.state import slices_to_save
+from pipeline.checkpoint.state import optimizer_step, set_optimizer_step, slices_to_restore, slices_to_save
 from pipeline.data.corpus import fit_order, order_from_json
 from pipeline.data.feed import TrainFeed
 from pipeline.data.ledger import Ledger
@@ -29,24 +28,22 @@ from pipeline.data.stretches import Stretches, begun, resumed
 from pipeline.dataset.errors import StoppedResumable, WorkFailed
 from pipeline.dataset.files import atomic_file
 from pipeline.dataset.remote.traffic import Fetched
-from pipeline.distributed import Vote, World
-from pipeline.engine import build_engine, build_model, engine_notes, import_deepspeed
-from pipeline.evaluate.classify import classify
+from pipeline.distributed import World
+from pipeline.engine import build_engine, build_model, import_deepspeed
+from pipeline.evaluate.validation import Validation
 from pipeline.launch.environment import RankEnvironment
 from pipeline.launch.preflight import Prepared
+from pipeline.launch.template import zero_template
 from pipeline.models.flops import device_peak, train_flops
-from pipeline.optim.ema import AVERAGE, WeightAverage
-from pipeline.optim.masters import optimizer_step
 from pipeline.optim.schedule import learning_rate
-from pipeline.run.console import Console, eta
+from pipeline.run.console import Console
 from pipeline.run.environment import environment_facts
 from pipeline.run.holes import Holes, known_holes, to_repeat
 from pipeline.run.journal import Journal, StepFacts
-from pipeline.run.starvation import mean_could_feed, split
+from pipeline.run.progress_line import progress_line
+from pipeline.run.starvation import split
+from pipeline.run.stop_request import StopRequest
 from pipeline.step import train_step
-
-if TYPE_CHECKING:
-    from pipeline.rank import StopRequest
 
 
 @dataclass
@@ -69,40 +66,48 @@ class Trainer:
         environment: RankEnvironment,
         rendezvous: str | None,
         attempt: int | None,
-        stop: "StopRequest",
+        stop: StopRequest,
         from_scratch: bool,
     ) -> None:
         self.config, self.run, self.prepared = prepared.config, prepared.run, prepared
         self.stop = stop
-        self.phase = "setup"
         import_deepspeed()
         self.world = World(environment, rendezvous)
+        self.agreement = Agreement(self.world, stop)
         self.attempt: int = self.world.broadcast(attempt)
         self.console = Console(self.world.is_main, self.run.attempt(self.attempt) / "rank-0.log")
+        self.validation = Validation(self.config, prepared.val, self.world, self.agreement, self.console)
         self.from_scratch = from_scratch
         self.progress = Progress(0, 0, self._order(), Ledger(), begun(self.config.batch_size))
         self.loader: Loader | MosaicLoader | None = None
-        self.saved_step: int | None = None
+        self.saved_step = 0  # before the first step, there is nothing to save
         self.parent: str | None = None
+        self.began = 0.0  # the step under way
 
     def train(self) -> None:
         """Runs to the end. Raises StoppedResumable, UsageError or WorkFailed, on all ranks alike."""
         if self.from_scratch and self.world.is_main:
+            self.stop.enter("save")  # half of it set aside, it could not be gone on with
             self.run.set_aside(self.attempt)
+            self.stop.enter("setup")
         checkpoint = choose_checkpoint(self.run.checkpoints, self.attempt, self.world, self.console.say)
         if checkpoint:
             self.progress = self._progress_from(checkpoint[1])
             self.saved_step, self.parent = self.progress.step, checkpoint[0].name
         progress = self.progress
         progress.stretches = resumed(progress.stretches, progress.step, progress.consumed, self.config.batch_size)
-        self.feed = self._feed()
+        self.feed, self.first_step = self._feed(), progress.step
         self.total_steps = self.progress.step + self.feed.steps
-        if self.feed.steps <= 0:
+        self.evaluates_first = self.validation.is_missing(self.run.metrics, progress.step, self.total_steps)
+        if self.feed.steps <= 0 and not self.evaluates_first:
             self.console.say(f"finished: all {self.progress.step:,} steps are done, and the checkpoint verifies")
             return
         self._introduce()
         self._build(checkpoint)
-        self._loop()
+        try:
+            self._loop()
+        except Stopping:
+            self._stop()
         self._save_if_new(required=True)
         self.console.say(f"finished: {self.progress.step:,} steps, {self.progress.consumed:,} samples")
 
@@ -151,8 +156,14 @@ class Trainer:
             self.console.say(line)
         accumulation, micro_batch = self.feed.accumulation, self.feed.batch
         ranks = "rank" if world.size == 1 else "ranks"
-        for line in engine_notes(config, accumulation):
-            self.console.say(line)
+        if (
+            config.precision == "bf16"
+            and zero_template(config)["zero_optimization"].get("stage") == 1
+            and accumulation > 1
+        ):
+            self.console.say(
+                f"zero1 adds {accumulation} micro-batches up in bf16; zero2, or a larger micro_batch_size, not"
+            )
         self.console.say(
             f"{config.model.name} at {config.model.image_size} px, {config.precision}, {config.zero}; batch "
             f"{config.batch_size} over {world.size} {ranks}, {accumulation} x {micro_batch} each; "
@@ -164,21 +175,17 @@ class Trainer:
         config, world, corpus = self.config, self.world, self.prepared.train
         data = checkpoint[1].data if checkpoint else {}
         known = self._known_holes(data.get("holes", {}))
-        # First: it reads its first batches while the model is built.
-        if isinstance(self.feed, MosaicFeed):
-            kept = data.get("order")
-            self.loader = MosaicLoader(config, corpus.members[0], self.feed, world, self.run.path, kept, known)
-        else:
-            recipe = Recipe.of_training(config, corpus, self.feed, world.local_size, known)
-            self.loader = self._load(recipe, in_use=self.feed.accumulation)
+        if self.feed.steps > 0:  # first: it reads its first batches while the model is built
+            self.loader = self._load_training(data.get("order"), known)
         model = build_model(config, len(corpus.classes))
+        reader = TensorReader(*checkpoint) if checkpoint else None
+        if reader:  # before DeepSpeed copies the weights; setting the masters alone would leave those as they were
+            model.load_state_dict(reader.weights())
         accumulation, micro_batch = self.feed.accumulation, self.feed.batch
         self.engine = build_engine(config, model, world.device, micro_batch, accumulation, world.size)
-        self.average = WeightAverage(self.engine, config.ema.decay) if config.ema else None
-        lacking = load(self.engine, TensorReader(*checkpoint), checkpoint[1]) if checkpoint else set()
-        if self.average and AVERAGE in lacking:
-            self.average.begin()
-            self.console.say("ema: that checkpoint has no average: it begins as the weights are there")
+        if checkpoint and reader:
+            reader.restore(slices_to_restore(self.engine))
+            set_optimizer_step(self.engine, checkpoint[1].optimizer_step)
         flops = train_flops(config.model.variant, config.model.image_size, config.model.pooling, len(corpus.classes))
         peak = device_peak(torch.cuda.get_device_name()) if world.device.type == "cuda" else None
         self.journal = Journal(
@@ -205,106 +212,95 @@ class Trainer:
             self.console.say(f"{len(repeated):,} samples of steps that are done again were holes there, and are again")
         return repeated
 
-    def _load(self, recipe: Recipe, in_use: int) -> Loader:
-        loader = self.config.loader
-        return Loader(recipe, loader.workers, loader.prefetch, in_use, self.world.device)
+    def _load_training(self, kept: dict[str, Any] | None, known: dict[tuple[int, int], str]) -> Loader | MosaicLoader:
+        """From here on; with what a checkpoint kept of the order, and the holes that are known."""
+        config, world, corpus, feed = self.config, self.world, self.prepared.train, self.feed
+        if isinstance(feed, MosaicFeed):
+            give_up = self._give_up
+            return MosaicLoader(config, corpus.members[0], feed, world, self.run.path, kept, known, give_up)
+        recipe = Recipe.of_training(config, corpus, feed, world.local_size, known)
+        loader = config.loader
+        return Loader(recipe, loader.workers, loader.prefetch, feed.accumulation, world.device, self._give_up)
+
+    def _give_up(self) -> bool:
+        """Whether data for the next step is not to be waited for."""
+        return self.agreement.is_off(self.progress.step)
 
     # -- steps -------------------------------------------------------------------------------------------------
 
     def _loop(self) -> None:
+        """To the end. Raises Stopping, on all ranks alike, where one of them was asked to stop."""
         config = self.config
-        vote: Vote | None = None
-        started = time.perf_counter()
+        if self.evaluates_first:
+            self._conclude_step(evaluates=True, saves=False)
+        self.began = time.perf_counter()
         for index in range(self.feed.steps):
-            self.phase = "step"
-            started = self._step(index, started)
+            self._step(index)
             step = self.progress.step
-            last = step == self.total_steps
-            evaluates = self.prepared.val is not None and (step % config.evaluate.every_steps == 0 or last)
-            saves = step % config.checkpoint.every_steps == 0
-            stops = vote is not None and vote.result()
-            if step % config.log_every == 0 or evaluates or saves or stops or last:
+            evaluates, saves = self.validation.is_due(step, self.total_steps), step % config.checkpoint.every_steps == 0
+            if step % config.log_every == 0 or evaluates or saves or step == self.total_steps:
                 self._flush()
-            unreadable = self.journal.too_many_holes()
-            if evaluates:
-                unreadable = self._evaluate() or unreadable
-            if saves or stops or unreadable:
-                self._save_if_new(required=stops or unreadable is not None)
-            if unreadable:
-                raise WorkFailed(unreadable, cause="data")
-            if stops and not last:
-                raise StoppedResumable(
-                    f"stopped on {self._signal()} after step {step:,}, everything saved; the same command resumes"
-                )
-            vote = self.world.vote(self.stop.signal is not None)
-            if evaluates or saves:
-                started = time.perf_counter()
+            self._conclude_step(evaluates, saves)
 
-    def _step(self, index: int, started: float) -> float:
-        """One optimizer step. Returns when it ended, which is when the next began."""
+    def _step(self, index: int) -> None:
+        """One optimizer step. Raises Stopping instead."""
         assert self.loader is not None
-        micro_batches, waits_s = [], []
-        for _ in range(self.feed.accumulation):
-            waiting = time.perf_counter()
-            micro_batches.append(next(self.loader))
-            waits_s.append(time.perf_counter() - waiting)
-        step = self.progress.step + 1
+        done, count = self.progress.step, self.feed.count(index)
+        accounts = len(self.progress.order.accounts(self.progress.consumed, count))
+        self.stop.enter("data")
+        taken = self.agreement.take(self.loader, self.feed.accumulation, accounts, done)
+        self.stop.enter("step")
+        micro_batches, step = taken.micro_batches, done + 1
         lr = learning_rate(self.config.schedule, self.config.optimizer.lr, step, self.total_steps)
-        result = train_step(self.engine, self.config, self.world, micro_batches, lr, step)
-        if self.average:
-            self.average.update()
-        ended = time.perf_counter()
-        waits = split(waits_s, [batch.times for batch in micro_batches])
+        result = train_step(self.engine, self.config, self.world, micro_batches, taken.rows, lr, step)
+        began, self.began = self.began, time.perf_counter()
+        waits = split(taken.waits_s, [batch.times for batch in micro_batches])
         fetched = Fetched.total(batch.fetched for batch in micro_batches)
-        facts = StepFacts(step, self.progress.consumed, self.feed.count(index), lr, ended - started, waits, fetched)
+        facts = StepFacts(step, self.progress.consumed, count, lr, self.began - began, waits, fetched)
         holes = [hole for batch in micro_batches for hole in batch.holes]
         self.journal.add(facts, result, holes)
         self.progress.step = step
-        self.progress.consumed += facts.count
-        return ended
+        self.progress.consumed += count
+
+    def _conclude_step(self, evaluates: bool, saves: bool) -> None:
+        """What is due after a step, and whether the run may go on."""
+        unreadable = self.journal.too_many_holes()
+        if evaluates:
+            self.stop.enter("evaluate")
+            step, consumed = self.progress.step, self.progress.consumed
+            unreadable = self.validation.run(self.engine.module, self.journal, step, consumed) or unreadable
+        if saves or unreadable:
+            self._save_if_new(required=unreadable is not None)
+        if unreadable:
+            raise WorkFailed(unreadable, cause="data")
+        if evaluates or saves:
+            self.began = time.perf_counter()
+
+    def _stop(self) -> NoReturn:
+        """Saves what is new, and ends this attempt: all ranks have agreed."""
+        step = self.progress.step
+        asked = self.agreement.asked(step)
+        self._flush()
+        unreadable = self.journal.too_many_holes()
+        self._save_if_new(required=True)
+        if unreadable:
+            raise WorkFailed(unreadable, cause="data")
+        raise StoppedResumable(
+            f"stopped {asked.how} after step {step:,}, everything saved; the same command resumes",
+            asked.cause,
+            asked.phase,
+        )
 
     def _flush(self) -> None:
-        """Writes the pending steps and shows the last; rates are means over all of them."""
-        lines = self.journal.flush()
-        if not lines:
-            return
-        line, step_s = lines[-1], sum(each["step_s"] for each in lines)
-        rate = sum(each["images_per_s"] * each["step_s"] for each in lines) / step_s
-        wait = sum(each["data_wait_s"] for each in lines) / step_s
-        feeds = mean_could_feed(lines)
-        could = f" (could feed {feeds:,.0f})" if feeds else ""
-        left = eta((self.total_steps - line["step"]) * step_s / len(lines))
-        mfu = f", MFU {line['mfu']:.1%}" if line["mfu"] is not None else ""
-        self.console.progress(
-            f"step {line['step']:,}/{self.total_steps:,}, {left} left  epoch {line['epoch']}  "
-            f"loss {line['loss']:.4f}  {rate:,.0f} images/s{could}{mfu}  data wait {wait:.0%}  lr {line['lr']:.2e}"
-        )
-
-    def _evaluate(self) -> str | None:
-        """Accuracy on all of the validation data. Returns why the run has to stop, where too much is unreadable."""
-        self.phase = "evaluate"
-        config, val = self.config, self.prepared.val
-        assert val is not None
-        world = self.world
-        recipe = Recipe.of_evaluation(config, val, world.rank, world.size, world.local_size)
-        batches = self._load(recipe, in_use=1)
-        with self.average.in_use() if self.average and config.evaluate.weights == "ema" else nullcontext():
-            measured = classify(self.engine.module, config, world, val.manifest, batches)
-        batches.close()
-        body = {"eval": "val", "step": self.progress.step, "consumed": self.progress.consumed}
-        body |= {"weights": config.evaluate.weights} if self.average else {}
-        body |= {"samples": measured.samples, "holes": measured.holes}
-        body |= {"accuracy": measured.accuracy, "loss": measured.loss}
-        self.console.say(
-            f"step {self.progress.step:,}: accuracy {measured.accuracy:.2%}, loss {measured.loss:.4f} {measured.on}"
-        )
-        return self.journal.evaluation(body, list(measured.unread), recipe.corpus)
+        """Writes the pending steps and shows the last."""
+        if lines := self.journal.flush():
+            self.console.progress(progress_line(lines, self.total_steps))
 
     def _save_if_new(self, required: bool) -> None:
         """Publishes a checkpoint of this step. Where it is not `required`, a failure is said and the run goes on."""
         if self.saved_step == self.progress.step:
             return
-        self.phase = "save"
+        self.stop.enter("save")
         progress, config = self.progress, self.config
         began = time.perf_counter()
         facts = {
@@ -319,7 +315,7 @@ class Trainer:
             "parent": self.parent,
             "data": {
                 "fingerprint": self.prepared.train.fingerprint,
-                "order": self.loader.state() if isinstance(self.loader, MosaicLoader) else progress.order.to_json(),
+                "order": self._order_to_json(),
                 "ledger": progress.ledger.to_json(),
                 "holes": self.holes.to_json(),
                 "stretches": progress.stretches,
@@ -338,11 +334,13 @@ class Trainer:
             commit.prune(self.run.checkpoints, config.checkpoint.keep_last)
         self.console.say(f"checkpoint {path.name} published in {time.perf_counter() - began:.1f} s")
 
-    # -- the end -----------------------------------------------------------------------------------------------
+    def _order_to_json(self) -> dict[str, Any]:
+        """What a resume needs of the order."""
+        if isinstance(self.loader, MosaicLoader):  # of whose order only itself knows
+            return self.loader.state(self.progress.step - self.first_step)
+        return self.progress.order.to_json()
 
-    def _signal(self) -> str:
-        """The signal that was received, here or on another rank."""
-        return next((s for s in self.world.all_gather(self.stop.signal) if s), "a signal")
+    # -- the end -----------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         if self.loader:

@@ -3,6 +3,7 @@
 import http.client
 import os
 import random
+import re
 import socket
 import struct
 import sys
@@ -10,8 +11,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -209,3 +211,70 @@ def silent_server() -> Iterator[str]:
 def child_environment(endpoint: str, **more: str) -> dict[str, str]:
     """For a process that talks to it."""
     return os.environ | environment(endpoint) | more
+
+
+class Folder:
+    """A folder behind HTTP, by ranges; from when it is told to, it lets whoever wants a shard wait."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.waiting = 0  # requests, up to now, that were left without an answer
+        self._flows = threading.Event()
+        self._flows.set()
+
+    def stall(self) -> None:
+        """From now on, no shard's bytes come."""
+        self._flows.clear()
+
+    def flow(self) -> None:
+        """They do again, also those that are waited for."""
+        self._flows.set()
+
+    def pass_by(self, path: Path) -> None:
+        """Waits, where it must."""
+        if path.suffix == ".tar" and not self._flows.is_set():
+            self.waiting += 1
+            self._flows.wait()
+
+    @contextmanager
+    def running(self) -> Iterator[str]:
+        """Its URL."""
+        server = _Server(("127.0.0.1", 0), type("Handler", (_FolderHandler,), {"served": self}))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            self.flow()
+            server.shutdown()
+            server.server_close()
+
+
+class _FolderHandler(BaseHTTPRequestHandler):
+    served: Folder
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        path = self.served.folder / self.path.lstrip("/")
+        if not path.is_file():
+            self.send_response(404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.served.pass_by(path)
+        body, status = path.read_bytes(), 200
+        if spanned := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+            first, last = int(spanned[1]), min(int(spanned[2] or len(body)), len(body) - 1)
+            whole, body, status = len(body), body[first : last + 1], 206
+        self.send_response(status)
+        if spanned:
+            self.send_header("Content-Range", f"bytes {first}-{last}/{whole}")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            with suppress(OSError):  # who asked has been killed
+                self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass

@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from pipeline.cli import convert, dedup, finalize, index, inspect, order, plan, shard, submit, train, verify, view
+from pipeline.cli import convert, dedup, finalize, index, inspect, order, plan, shard, stop, submit, train, verify, view
 from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
 from pipeline.dataset.names import one_line
 
@@ -35,6 +35,7 @@ VERBS = (
     order,
     plan,
     train,
+    stop,
     submit,
 )
 for verb in VERBS:

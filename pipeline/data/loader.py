@@ -16,6 +16,7 @@ import torch
 from pipeline.data import nursery, worker
 from pipeline.data.batch import MicroBatch, Mix, StageTimes
 from pipeline.data.feed import TrainFeed
+from pipeline.data.giving_up import LOOK_S, GaveUp, GiveUp, never
 from pipeline.data.ledger import Account
 from pipeline.data.mix import mix_plan, without_holes
 from pipeline.data.part import Part
@@ -31,12 +32,21 @@ STALL_S = 3600.0  # workers give up on a storage long before: one that says noth
 class Loader:
     """The micro-batches of a recipe, in order, on `device`. An iterator; its workers start at once."""
 
-    def __init__(self, recipe: Recipe, workers: int, prefetch: int, in_use: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        workers: int,
+        prefetch: int,
+        in_use: int,
+        device: torch.device,
+        give_up: GiveUp = never,
+    ) -> None:
         """
         Args:
             workers: processes; 0 makes everything in this one.
             prefetch: micro-batches that are made ahead.
             in_use: micro-batches of a step: so many, the newest, stay as they are.
+            give_up: whether waiting is to end without a micro-batch.
         """
         self.recipe, self.feed, self.device = recipe, recipe.feed, device
         self._prefetch, self._in_use = prefetch, in_use
@@ -48,7 +58,8 @@ class Loader:
             self._copies = torch.cuda.Stream()
             self._pinned = _pin(self._ring)
         workers = min(workers, self.feed.rows)
-        self._crew: Crew | Alone = Crew(recipe, workers, self._ring) if workers else Alone(recipe, self._ring)
+        crew = Crew if workers else Alone
+        self._crew: Crew | Alone = crew(recipe, workers, self._ring, give_up)
         self._crew.allow(prefetch)
 
     def __iter__(self) -> Iterator[MicroBatch]:
@@ -59,6 +70,7 @@ class Loader:
 
         Raises:
             WorkFailed: a shard's index cannot be used; or a worker died.
+            GaveUp: it did not come, and is not to be waited for.
         """
         if self._next == self.feed.items:
             raise StopIteration
@@ -136,10 +148,10 @@ class Loader:
 class Alone:
     """No workers: items are made when they are asked for."""
 
-    def __init__(self, recipe: Recipe, ring: Ring) -> None:
+    def __init__(self, recipe: Recipe, workers: int, ring: Ring, give_up: GiveUp) -> None:
         from pipeline.data.maker import Maker  # with its decoders
 
-        self._maker, self._ring = Maker(recipe, 0, 1), ring
+        self._maker, self._ring = Maker(recipe, 0, 1, give_up), ring
         self.waited_s = 0.0  # for the last item
 
     def allow(self, items: int) -> None:
@@ -160,7 +172,8 @@ class Alone:
 class Crew:
     """Worker processes, each of which makes its rows of every item."""
 
-    def __init__(self, recipe: Recipe, workers: int, ring: Ring) -> None:
+    def __init__(self, recipe: Recipe, workers: int, ring: Ring, give_up: GiveUp) -> None:
+        self._give_up = give_up
         self._items = recipe.feed.items
         self._children: list[nursery.Child] = []
         self._answers: list[deque[Part]] = [deque() for _ in range(workers)]
@@ -182,16 +195,18 @@ class Crew:
                     self._receive(number)  # what it had to say before it ended
 
     def parts(self, item: int) -> list[Part]:
-        """What all workers say of an item; waits for them."""
+        """What all workers say of an item; waits for them. Raises GaveUp."""
         deadline, self.waited_s = time.monotonic() + STALL_S, 0.0
         while missing := [n for n, answers in enumerate(self._answers) if not answers]:
             waited_for = [self._children[n].connection for n in missing]
             ready = wait(waited_for, timeout=0)
             if not ready:
                 began = time.monotonic()
-                ready = wait(waited_for, timeout=max(0.0, deadline - began))
+                ready = wait(waited_for, timeout=LOOK_S)
                 self.waited_s += time.monotonic() - began
-            if not ready:
+            if not ready and self._give_up():
+                raise GaveUp
+            if not ready and time.monotonic() >= deadline:
                 raise WorkFailed(f"loader workers {missing} have not answered for {STALL_S:.0f} s", cause="hang")
             for number in missing:
                 if self._children[number].connection in ready:

@@ -13,6 +13,7 @@ import xxhash
 
 from pipeline.data.augment import Draws, apply, centre_boxes, draw, training_boxes
 from pipeline.data.decode import crop_resize
+from pipeline.data.giving_up import GiveUp, never
 from pipeline.data.keyed import mix64
 from pipeline.data.ledger import HOLES, HOLES_SUM, KEYLESS, PIXELS, PLACES, READ, READ_SUM, ROW
 from pipeline.data.part import Part
@@ -32,7 +33,7 @@ _SHARD_HANG_S: Final = 1800.0  # after which the answer of a cache, which fetche
 class Maker:
     """Makes one worker's rows of items, one after the other."""
 
-    def __init__(self, recipe: Recipe, worker: int, workers: int) -> None:
+    def __init__(self, recipe: Recipe, worker: int, workers: int, give_up: GiveUp = never) -> None:
         self.recipe, self.feed = recipe, recipe.feed
         self.share = Share(worker, workers, recipe.feed.rows)
         self.reader = Reader(recipe.corpus, recipe.cache, recipe.retry_s)
@@ -46,12 +47,13 @@ class Maker:
             requests=recipe.requests,
             hang_s=max(_SHARD_HANG_S if recipe.cache else 0.0, 3 * Patience.lasting(recipe.retry_s).seconds),
             known_holes=recipe.known_holes,
+            give_up=give_up,
         )
         self._fetched = Fetched()
         self._pool = ThreadPoolExecutor(recipe.threads, "vitstream-decode") if recipe.threads > 1 else None
 
     def make(self, item: int, slot: Slot) -> Part:
-        """Fills this worker's rows of a slot of the ring. Raises WorkFailed as `Reader.read`."""
+        """Fills this worker's rows of a slot of the ring. Raises WorkFailed as `Reader.read`; GaveUp."""
         began = time.perf_counter()
         rows, ids, epochs, found, empty = self.window.take(item)
         taken = time.perf_counter()

@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection, Pipe
 
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.processes import die_with
-from pipeline.launch.environment import STOP_SIGNALS
+from pipeline.launch.environment import STOP_SIGNALS, stop_signals_blocked
 
 
 @dataclass
@@ -65,7 +65,7 @@ class _Server:
         path = f"import sys; sys.path[:] = {sys.path!r}"
         serve = f"from {__name__} import serve; serve({theirs.fileno()}, {os.getpid()})"
         command = [sys.executable, "-c", f"{path}; {serve}"]
-        with theirs:
+        with theirs, stop_signals_blocked():
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
 
     def ask(self, question: str, *fds: int) -> str:

@@ -20,11 +20,11 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from pipeline.data.feed import NONE, Feed
+from pipeline.data.giving_up import LOOK_S, GaveUp, GiveUp, never
 from pipeline.data.read import Reader
 from pipeline.data.sample import Hole, Sample
 
 Key = tuple[int, int]  # epoch of the sample's part, sample id
-_LOOK_S: Final = 1.0  # how often whoever waits looks whether there is still hope
 _PLANNED_TOGETHER: Final = 1024  # rows: over as many, the order costs less than a microsecond each
 _ASKED_TOGETHER: Final = 64  # samples of a file system, whose answers take less than handing a question to a thread
 _ASKED_AT_ONCE: Final = 8  # the same of the first items, which somebody waits for
@@ -93,6 +93,7 @@ class Window:
         requests: how many may be under way.
         hang_s: seconds after which an answer is not waited for any longer.
         known_holes: causes of samples that were holes when these steps were done before: they are so again, unread.
+        give_up: whether an answer is not to be waited for any longer, whatever it was.
     """
 
     reader: Reader
@@ -104,6 +105,7 @@ class Window:
     requests: int
     hang_s: float
     known_holes: dict[Key, str] = field(default_factory=dict)
+    give_up: GiveUp = never
 
     def __post_init__(self) -> None:
         self._pool = ThreadPoolExecutor(self.requests, "vitstream-read")
@@ -124,6 +126,7 @@ class Window:
 
         Raises:
             WorkFailed: a shard's index cannot be used.
+            GaveUp: they did not come, and are not to be waited for.
         """
         stop = min(item + self.ahead + 1, self.feed.items)
         while self._asked_to < stop:
@@ -164,7 +167,9 @@ class Window:
         while not request.answer.done():
             if self._hopeless(request):
                 return False
-            wait([request.answer], _LOOK_S)
+            wait([request.answer], LOOK_S)
+            if not request.answer.done() and self.give_up():
+                raise GaveUp
         request.answer.result()
         return True
 

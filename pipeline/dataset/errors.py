@@ -21,6 +21,13 @@ class WorkFailed(Exception):
 
 
 class StoppedResumable(Exception):
-    """Stopped on request with everything saved: the same command goes on. Exit code 3."""
+    """Stopped on request with everything saved: the same command goes on. Exit code 3.
+
+    `cause` and `phase` are for a run's verdict (run/verdict.py).
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, cause: str = "signal", phase: str = "step") -> None:
+        super().__init__(message)
+        self.cause, self.phase = cause, phase

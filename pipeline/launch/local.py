@@ -8,13 +8,15 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
+from typing import Final
 
 from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
-from pipeline.launch.environment import ATTEMPT, PARENT_PID, RENDEZVOUS, STOP_SIGNALS
+from pipeline.launch.environment import ATTEMPT, PARENT_PID, RENDEZVOUS, STOP_SIGNALS, stop_signals_blocked
 from pipeline.launch.preflight import Prepared
 from pipeline.run.verdict import Verdict, judge_earlier_attempts, read_verdict
 
-_GRACE_S = 2.0  # for the other ranks to end by themselves after one has failed
+_GRACE_S: Final = 2.0  # for the other ranks to end by themselves after one has failed
+_STOP_GRACE_S: Final = 10.0  # the same after one has stopped: all have saved by then, or one was starting still
 
 
 def launch(prepared: Prepared, processes: int, from_scratch: bool) -> None:
@@ -23,9 +25,20 @@ def launch(prepared: Prepared, processes: int, from_scratch: bool) -> None:
     Raises:
         UsageError: the run is in use, or the ranks refused to start.
         WorkFailed: a rank failed or was killed; the verdict says which and why.
-        StoppedResumable: stopped by a signal, with everything saved.
+        StoppedResumable: asked to stop, by a signal or by RUN/STOP, with everything saved.
     """
     run = prepared.run
+    ranks: list[subprocess.Popen] = []
+    asked: list[int] = []  # signals
+
+    def pass_on(signum: int, frame: FrameType | None) -> None:
+        if not asked:  # a second signal changes nothing
+            asked.append(signum)
+            for process in ranks:
+                process.send_signal(signum)
+
+    for signum in STOP_SIGNALS:
+        signal.signal(signum, pass_on)
     run.own()
     run.sign(socket.gethostname())
     judge_earlier_attempts(map(run.attempt, run.attempts()))
@@ -33,26 +46,19 @@ def launch(prepared: Prepared, processes: int, from_scratch: bool) -> None:
     attempt = run.attempt(number)
     (attempt / "config.yaml").write_text(prepared.config.to_yaml())
 
-    ranks: list[subprocess.Popen] = []
-    asked_to_stop = False
-
-    def pass_on(signum: int, frame: FrameType | None) -> None:
-        nonlocal asked_to_stop
-        asked_to_stop = True
-        for process in ranks:
-            process.send_signal(signum)
-
-    for signum in STOP_SIGNALS:
-        signal.signal(signum, pass_on)
     command = [sys.executable, "-P", "-m", "pipeline.cli", "train", str(attempt / "config.yaml")]
     command += ["--from-scratch"] if from_scratch else []
     for rank in range(processes):
-        ranks.append(_start(command, rank, processes, number, attempt))
-        if asked_to_stop:
-            ranks[-1].send_signal(signal.SIGTERM)
+        if not asked:
+            ranks.append(_start(command, rank, processes, number, attempt))
+    if asked:  # while they were being started: the last of them has not been told
+        for process in ranks:
+            process.send_signal(asked[0])
     failed = _wait(ranks)
     if failed is not None:
         _write_verdict(attempt, failed, ranks[failed].returncode)
+    elif asked or any(process.returncode == StoppedResumable.exit_code for process in ranks):
+        _write_stopped(attempt, signal.Signals(asked[0]).name if asked else "a signal to one of its ranks")
     _conclude(attempt)
 
 
@@ -69,19 +75,15 @@ def _start(command: list[str], rank: int, processes: int, number: int, attempt: 
     }
     env.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
     env.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    # Born with the stop signals blocked: one that comes before the rank can answer waits, and is answered then.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    try:
+    with stop_signals_blocked():  # one that comes before the rank can answer waits, and is answered then
         if rank == 0:
             return subprocess.Popen(command, env=env)
         with (attempt / f"rank-{rank}.log").open("ab") as log:
             return subprocess.Popen(command, env=env, stdout=log, stderr=log)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _wait(ranks: list[subprocess.Popen]) -> int | None:
-    """Waits for all ranks; kills those that outlive a failed one. Returns the rank that failed, if any did.
+    """Waits for all ranks; kills those that outlive one that failed or stopped. Returns the rank that failed, if any.
 
     A rank that was killed takes the others down through their collectives, so it is named before them.
     """
@@ -90,6 +92,7 @@ def _wait(ranks: list[subprocess.Popen]) -> int | None:
         ended_badly = [i for i, process in enumerate(ranks) if process.poll() not in (None, 0, 3)]
         return sorted(ended_badly, key=lambda i: ranks[i].returncode >= 0)
 
+    stopped_at = 0.0
     while any(process.poll() is None for process in ranks):
         if failures():
             deadline = time.monotonic() + _GRACE_S
@@ -100,6 +103,13 @@ def _wait(ranks: list[subprocess.Popen]) -> int | None:
                 process.kill()
                 process.wait()
             return failed
+        if any(process.poll() == StoppedResumable.exit_code for process in ranks):
+            stopped_at = stopped_at or time.monotonic()
+            if time.monotonic() - stopped_at > _STOP_GRACE_S:
+                for process in ranks:
+                    process.kill()
+                    process.wait()
+                return None
         time.sleep(0.05)
     return next(iter(failures()), None)
 
@@ -108,7 +118,7 @@ def _write_verdict(attempt: Path, rank: int, returncode: int) -> None:
     """For a rank that could not speak for itself."""
     host = socket.gethostname()
     spoken = read_verdict(attempt)
-    if spoken is not None and spoken.cause == "finished":
+    if spoken is not None and (spoken.cause == "finished" or spoken.is_of_a_stop):
         return  # all was done and saved; what broke was the taking down
     if returncode < 0:
         name = signal.Signals(-returncode).name
@@ -120,6 +130,12 @@ def _write_verdict(attempt: Path, rank: int, returncode: int) -> None:
         Verdict("exception", rank, host, "step", None, True, message).write(attempt)
 
 
+def _write_stopped(attempt: Path, by: str) -> None:
+    """If no rank got as far as knowing what it would be a verdict on: all others have written theirs."""
+    message = f"stopped on {by} while it was starting, nothing is lost; the same command resumes"
+    Verdict("signal", None, None, "setup", None, True, message).write(attempt)
+
+
 def _conclude(attempt: Path) -> None:
     """Turns the attempt's verdict into what the command ends with."""
     verdict = read_verdict(attempt)
@@ -129,7 +145,7 @@ def _conclude(attempt: Path) -> None:
         return
     if verdict.cause == "usage":
         raise UsageError(verdict.message)
-    if verdict.cause == "signal":
-        raise StoppedResumable(verdict.message)
+    if verdict.is_of_a_stop:
+        raise StoppedResumable(verdict.message, verdict.cause, verdict.phase)
     again = "; the same command resumes" if verdict.resumable else ""
     raise WorkFailed(f"{verdict.message}{again}")

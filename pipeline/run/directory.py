@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import re
+import struct
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,11 @@ from typing import BinaryIO
 
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.files import write_json
+from pipeline.run.stop_file import StopFile
 
 _OWNER, _RANK_0 = 0, 1
 _PATIENCE_S = 10.0
+_LONGEST_NAME = 1000  # bytes
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # some network file systems have none
 # Closing any descriptor of a locked file drops the process's locks on it: one per file, open as long as we live.
 _held: dict[Path, BinaryIO] = {}
@@ -48,6 +51,10 @@ class RunDirectory:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def stop_file(self) -> StopFile:
+        return StopFile(self.path / "STOP")
 
     def attempt(self, number: int) -> Path:
         return self.path / "attempts" / f"{number:03d}"
@@ -79,6 +86,22 @@ class RunDirectory:
         self._lock(_RANK_0, patience_s=_PATIENCE_S)
         with contextlib.suppress(OSError):
             fcntl.lockf(self._lock_file(), fcntl.LOCK_UN, 1, _RANK_0)  # free for our own rank 0
+
+    def owner(self) -> str | None:
+        """Who has the run, in words; None where nobody has. It is not taken, not even for a moment."""
+        ours = struct.pack("@hhqqi", fcntl.F_WRLCK, os.SEEK_SET, _OWNER, 1, 0)  # struct flock of fcntl(2)
+        try:
+            with (self.path / "lock").open("rb+") as file:
+                theirs = fcntl.fcntl(file.fileno(), fcntl.F_GETLK, ours)
+                if struct.unpack("@hhqqi", theirs)[0] == fcntl.F_UNLCK:
+                    return None
+                return file.read(_LONGEST_NAME).decode(errors="replace").strip() or "another process"
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return "a process, perhaps: this file system has no locks to tell by"
+            raise UsageError(f"run_dir: cannot look into {self.path} ({error.strerror})") from None
 
     def own_as_rank_0(self) -> None:
         self._lock(_RANK_0, patience_s=_PATIENCE_S)

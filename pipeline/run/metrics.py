@@ -79,5 +79,17 @@ def read_steps(path: Path) -> dict[int, dict[str, Any]]:
     return {line["step"]: line for line in read_lines(path) if "eval" not in line}
 
 
+def has_evaluation(path: Path, step: int) -> bool:
+    """Whether metrics.jsonl has an evaluation of the state after `step`, behind the last line of that step itself."""
+    found = False
+    if path.exists():
+        mark = f'"step": {step},'.encode()
+        with path.open("rb") as file:
+            for line in file:
+                if mark in line and line.endswith(b"\n"):  # of all others, the JSON is not read
+                    found = "eval" in json.loads(line)
+    return found
+
+
 def _finite(value: dict[str, Any]) -> dict[str, Any]:
     return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in value.items()}

@@ -15,8 +15,19 @@ from typing import Literal
 from pipeline.dataset.files import write_json
 
 Cause = Literal[
-    "finished", "signal", "time limit", "out of memory", "exception", "hang", "node lost", "data", "killed", "usage"
+    "finished",
+    "signal",
+    "stop file",
+    "time limit",
+    "out of memory",
+    "exception",
+    "hang",
+    "node lost",
+    "data",
+    "killed",
+    "usage",
 ]
+Phase = Literal["setup", "data", "step", "evaluate", "save"]  # data: waiting for it
 
 
 @dataclass(frozen=True)
@@ -24,14 +35,19 @@ class Verdict:
     cause: Cause
     rank: int | None
     host: str | None
-    phase: str  # setup, step, evaluate, save
-    step: int | None  # optimizer steps done
+    phase: Phase  # of a run that was stopped: in which it was asked to
+    step: int | None  # optimizer steps done; None where that was not known yet
     resumable: bool
     message: str = ""
 
     @classmethod
     def of_finished(cls, step: int) -> "Verdict":
         return cls("finished", None, None, "step", step, resumable=False, message="finished")
+
+    @property
+    def is_of_a_stop(self) -> bool:
+        """Whether the attempt was asked to end, and did so with everything saved."""
+        return self.cause in ("signal", "stop file")
 
     def write(self, attempt: Path, overrule: bool = False) -> bool:
         """Writes attempts/NNN/verdict.json, unless one is there that it does not overrule. Returns whether it did."""

@@ -92,7 +92,7 @@ def test_other_world_sizes_read_the_same_batches(data, undisturbed, tmp_path):
         assert steps[step]["loss"] == pytest.approx(line["loss"], rel=1e-4)
 
 
-@pytest.mark.parametrize(("zero", "precision"), [("zero2", "bf16"), ("zero3", "bf16"), ("zero0", "fp32")])
+@pytest.mark.parametrize(("zero", "precision"), [("zero2", "bf16"), ("zero0", "fp32")])
 def test_resume_is_exact_for_other_stages_and_precisions(data, tmp_path, zero, precision):
     extra = {"zero": zero, "precision": precision, "steps": 12, "epochs": None}
     extra["regularization"] = {"dropout": 0.1, "drop_path": 0.1}
@@ -140,23 +140,18 @@ def test_a_signal_to_every_process_at_once_saves_too(data, tmp_path):
     assert len(list((run.with_suffix("") / "checkpoints").iterdir())) == 1
 
 
-@pytest.mark.parametrize(("signum", "when"), [("SIGINT", 4), ("SIGUSR1", 4), ("SIGHUP", 4), ("SIGTERM", 0)])
-def test_other_signals_and_moments_save_too(data, tmp_path, signum, when):
-    """`when` is a step, or 0 for the moment at which the ranks have just been started."""
+@pytest.mark.parametrize("signum", ["SIGINT", "SIGUSR1", "SIGHUP"])
+def test_other_signals_save_too(data, tmp_path, signum):
     run = write_run(tmp_path / "run.yaml", *data, epochs=40, checkpoint={"every_steps": 1000})
     launcher = start("train", run, "--nproc", 2)
-    if when:
-        assert until_step(launcher, run, when)
-    else:
-        while len(ranks_of(launcher)) < 2:
-            time.sleep(0.001)
+    assert until_step(launcher, run, 4)
     launcher.send_signal(getattr(signal, signum))
     out, err = launcher.communicate(timeout=60)
     assert launcher.returncode == 3, out + err
     verdict = verdict_of(run, 0)
     assert (verdict["cause"], verdict["resumable"]) == ("signal", True)
     (saved,) = (run.with_suffix("") / "checkpoints").iterdir()
-    assert saved.name == f"step-{verdict['step']:08d}" and verdict["step"] <= max(when, 1) + 30
+    assert saved.name == f"step-{verdict['step']:08d}" and verdict["step"] <= 34
 
 
 def test_with_steps_a_changed_batch_size_leaves_the_number_of_steps(data, tmp_path):

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from pipeline.config import Config
 from pipeline.data.batch import MicroBatch, Mix, StageTimes
 from pipeline.data.corpus import Member
+from pipeline.data.giving_up import LOOK_S, GaveUp, GiveUp, never
 from pipeline.data.keyed import mix64
 from pipeline.data.ledger import HOLES, HOLES_SUM, PIXELS, PLACES, READ, READ_SUM, ROW, Account
 from pipeline.data.mix import mix_plan, without_holes
@@ -39,6 +40,7 @@ class MosaicLoader:
         run: Path,
         state: dict[str, Any] | None,
         known_holes: dict[tuple[int, int], str],
+        give_up: GiveUp = never,
     ) -> None:
         """Every rank calls it; the workers start with the first micro-batch.
 
@@ -46,6 +48,7 @@ class MosaicLoader:
             run: the run's folder, where shards from afar are kept if there is no data.cache.
             state: of a checkpoint, as `state` gave it.
             known_holes: (epoch, sample id) -> cause, to be left out unread.
+            give_up: whether waiting for workers is to end without a micro-batch.
 
         Raises:
             UsageError: the ranks are not laid out as it needs them; or it refuses the options.
@@ -79,8 +82,8 @@ class MosaicLoader:
         self._loader = DataLoader(
             self._samples, feed.per_rank, num_workers=workers, collate_fn=collate, **(parallel if workers else {})
         )
-        self._sharing = max(1, workers)
-        self._parts: Iterator[Any] | None = None  # of the epoch under way
+        self._give_up, self._sharing = give_up, max(1, workers)
+        self._parts: Any = None  # of the epoch under way
         self._item = 0
         self._made: Any = None  # this rank's part of the step under way
 
@@ -92,6 +95,7 @@ class MosaicLoader:
 
         Raises:
             WorkFailed: a shard cannot be had or read, a worker died, or the epoch has not as many samples as it must.
+            GaveUp: it did not come, and is not to be waited for.
         """
         step, micro = divmod(self._item, self._feed.accumulation)
         if step >= self._feed.steps:
@@ -107,14 +111,13 @@ class MosaicLoader:
         batch.times.copy_s = time.perf_counter() - began
         return batch
 
-    def state(self) -> dict[str, Any]:
-        """StreamingDataset's own, after the steps whose micro-batches have all been taken. Not before the first."""
-        epoch, inside = self._feed.at(self._item // self._feed.accumulation - 1)
-        inside += self._feed.count(self._item // self._feed.accumulation - 1)
-        state = self._samples.state_dict(inside, from_beginning=True)
+    def state(self, steps: int) -> dict[str, Any]:
+        """StreamingDataset's own, after so many steps of this feed, one or more; perhaps not the last ones taken."""
+        epoch, inside = self._feed.at(steps - 1)
+        inside += self._feed.count(steps - 1)
         if inside == self._feed.order.samples:  # of an epoch that is over it would make an empty one
-            state |= {"epoch": epoch + 1, "sample_in_epoch": 0}
-        return state
+            epoch, inside = epoch + 1, 0
+        return self._samples.state_dict(inside, from_beginning=True) | {"epoch": epoch}
 
     def close(self) -> None:
         """Ends the workers. What it has in /dev/shm goes with this process; its lock files it would leave."""
@@ -128,7 +131,7 @@ class MosaicLoader:
         due = self._feed.count(step) // self._feed.order.ranks
         if self._parts is None or inside == 0:
             self._expect_the_end(epoch)
-            self._parts = iter(self._loader)
+            self._parts = self._begun()
         made = self._take()
         if made is None or len(made.ids) != due or made.epoch != epoch:
             got = "none" if made is None else f"{len(made.ids):,} of epoch {made.epoch}"
@@ -139,15 +142,32 @@ class MosaicLoader:
         return made
 
     def _take(self) -> Any:
-        assert self._parts is not None
-        try:
-            made = next(self._parts, None)
-        except (RuntimeError, EOFError, OSError) as error:  # what a DataLoader says of a dead worker
-            raise WorkFailed(f"loader: {_line(error)}; often that is memory that ran out") from None
+        made = self._wait()
         if made is not None and made.failed:
             message, cause, resumable = made.failed
             raise WorkFailed(message, cause=cause, resumable=resumable)
         return made
+
+    def _begun(self) -> Any:
+        """An epoch's parts. Its beginning may take as long as it takes; then the workers are waited for in small bits.
+
+        A DataLoader's own `timeout` would be for both.
+        """
+        if self._parts is not None:
+            self._parts._timeout = 0
+        parts: Any = iter(self._loader)
+        parts._timeout = LOOK_S if self._loader.num_workers else 0
+        return parts
+
+    def _wait(self) -> Any:
+        while True:
+            try:
+                return next(self._parts, None)
+            except (RuntimeError, EOFError, OSError) as error:  # what a DataLoader says of a dead worker
+                if "timed out" not in str(error):  # and of one that needs longer, upon which it may be asked again
+                    raise WorkFailed(f"loader: {_line(error)}; often that is memory that ran out") from None
+            if self._give_up():
+                raise GaveUp
 
     def _expect_the_end(self, epoch: int) -> None:
         if self._parts is not None and self._take() is not None:

@@ -12,7 +12,7 @@ from multiprocessing import forkserver
 from typing import Any
 
 from pipeline.dataset.processes import die_with
-from pipeline.launch.environment import STOP_SIGNALS
+from pipeline.launch.environment import STOP_SIGNALS, stop_signals_blocked
 
 _RANK_PID = "VITSTREAM_RANK_PID"
 
@@ -24,7 +24,8 @@ def start(workers: str) -> Any:
     quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), quiet)))
     multiprocessing.set_forkserver_preload([__name__, workers])
-    forkserver.ensure_running()
+    with stop_signals_blocked():
+        forkserver.ensure_running()
     return multiprocessing.get_context("forkserver")
 
 
