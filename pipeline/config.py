@@ -116,6 +116,13 @@ class Evaluate(_Section):
     every_steps: Positive = 5000
     crop: Share = 0.875  # side of the centre crop, as a share of the shorter side
     batch_size: Positive = 256  # per rank
+    weights: Literal["model", "ema"] = "model"  # ema: their average
+
+
+class Ema(_Section):
+    """An exponential moving average of the weights."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.9999  # per step
 
 
 def _ascending(value: tuple[float, float]) -> tuple[float, float]:
@@ -225,6 +232,7 @@ class Config(_Section):
     precision: Literal["bf16", "fp32"] = "bf16"
     zero: str = "zero1"  # a template of ds_configs/, or a path
     checkpoint: Checkpoint = Checkpoint()
+    ema: Ema | None = None
     evaluate: Evaluate = Evaluate()
     augment: Augment = Augment()
     loader: Loader = Loader()
@@ -247,6 +255,8 @@ class Config(_Section):
             raise ValueError("augment: mixup and cutmix mix pairs of a batch; with batch_size 1 there are none")
         if self.loader.name == "mosaic" and isinstance(self.data.train, tuple):
             raise ValueError("data.train: loader.name: mosaic reads one MDS folder, not a list")
+        if self.evaluate.weights == "ema" and self.ema is None:
+            raise ValueError("evaluate.weights: ema needs the average: give `ema: {decay: 0.9999}`, or take model")
         return self
 
     def total_samples(self, dataset_samples: int, step: int = 0, consumed: int = 0) -> int:

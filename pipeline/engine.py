@@ -34,10 +34,19 @@ def deepspeed_config(config: Config, micro_batch: int, accumulation: int, world_
         "bf16": {"enabled": config.precision == "bf16", "check_grad_overflow": False},
         "timers": {"throughput": {"enabled": False}},
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,  # torch's AdamW where the state is offloaded, too: nothing is compiled
     }
-    if config.precision == "bf16" and zero.get("stage") == 2 and accumulation > 1:
+    if config.precision == "bf16" and zero.get("stage") in (2, 3) and accumulation > 1:
         body["data_types"] = {"grad_accum_dtype": "fp32"}  # else micro-batches add up in bf16
     return body
+
+
+def engine_notes(config: Config, accumulation: int) -> list[str]:
+    """What one might not expect of the engine, a line each."""
+    stage = zero_template(config)["zero_optimization"].get("stage", 0)
+    if config.precision == "bf16" and stage == 1 and accumulation > 1:
+        return [f"zero1 adds {accumulation} micro-batches up in bf16; zero2, or a larger micro_batch_size, not"]
+    return []
 
 
 def build_model(config: Config, classes: int) -> ViT:

@@ -4,6 +4,7 @@ All state that a resume needs is `Progress` and the engine's tensors. Everything
 """
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,9 +14,10 @@ import torch
 from pipeline.agreement import Agreement, Stopping
 from pipeline.checkpoint import commit
 from pipeline.checkpoint.files import TensorReader
+from pipeline.checkpoint.load import load
 from pipeline.checkpoint.manifest import CheckpointManifest
 from pipeline.checkpoint.restore import choose_checkpoint
-from pipeline.checkpoint.state import optimizer_step, set_optimizer_step, slices_to_restore, slices_to_save
+from pipeline.checkpoint.state import slices_to_save
 from pipeline.data.corpus import fit_order, order_from_json
 from pipeline.data.feed import TrainFeed
 from pipeline.data.ledger import Ledger
@@ -29,12 +31,13 @@ from pipeline.dataset.errors import StoppedResumable, WorkFailed
 from pipeline.dataset.files import atomic_file
 from pipeline.dataset.remote.traffic import Fetched
 from pipeline.distributed import World
-from pipeline.engine import build_engine, build_model, import_deepspeed
+from pipeline.engine import build_engine, build_model, engine_notes, import_deepspeed
 from pipeline.evaluate.validation import Validation
 from pipeline.launch.environment import RankEnvironment
 from pipeline.launch.preflight import Prepared
-from pipeline.launch.template import zero_template
 from pipeline.models.flops import device_peak, train_flops
+from pipeline.optim.ema import AVERAGE, WeightAverage
+from pipeline.optim.masters import optimizer_step
 from pipeline.optim.schedule import learning_rate
 from pipeline.run.console import Console
 from pipeline.run.environment import environment_facts
@@ -156,14 +159,8 @@ class Trainer:
             self.console.say(line)
         accumulation, micro_batch = self.feed.accumulation, self.feed.batch
         ranks = "rank" if world.size == 1 else "ranks"
-        if (
-            config.precision == "bf16"
-            and zero_template(config)["zero_optimization"].get("stage") == 1
-            and accumulation > 1
-        ):
-            self.console.say(
-                f"zero1 adds {accumulation} micro-batches up in bf16; zero2, or a larger micro_batch_size, not"
-            )
+        for line in engine_notes(config, accumulation):
+            self.console.say(line)
         self.console.say(
             f"{config.model.name} at {config.model.image_size} px, {config.precision}, {config.zero}; batch "
             f"{config.batch_size} over {world.size} {ranks}, {accumulation} x {micro_batch} each; "
@@ -178,14 +175,13 @@ class Trainer:
         if self.feed.steps > 0:  # first: it reads its first batches while the model is built
             self.loader = self._load_training(data.get("order"), known)
         model = build_model(config, len(corpus.classes))
-        reader = TensorReader(*checkpoint) if checkpoint else None
-        if reader:  # before DeepSpeed copies the weights; setting the masters alone would leave those as they were
-            model.load_state_dict(reader.weights())
         accumulation, micro_batch = self.feed.accumulation, self.feed.batch
         self.engine = build_engine(config, model, world.device, micro_batch, accumulation, world.size)
-        if checkpoint and reader:
-            reader.restore(slices_to_restore(self.engine))
-            set_optimizer_step(self.engine, checkpoint[1].optimizer_step)
+        self.average = WeightAverage(self.engine, config.ema.decay) if config.ema else None
+        lacking = load(self.engine, TensorReader(*checkpoint), checkpoint[1]) if checkpoint else set()
+        if self.average and AVERAGE in lacking:
+            self.average.begin()
+            self.console.say("ema: that checkpoint has no average: it begins as the weights are there")
         flops = train_flops(config.model.variant, config.model.image_size, config.model.pooling, len(corpus.classes))
         peak = device_peak(torch.cuda.get_device_name()) if world.device.type == "cuda" else None
         self.journal = Journal(
@@ -253,6 +249,8 @@ class Trainer:
         micro_batches, step = taken.micro_batches, done + 1
         lr = learning_rate(self.config.schedule, self.config.optimizer.lr, step, self.total_steps)
         result = train_step(self.engine, self.config, self.world, micro_batches, taken.rows, lr, step)
+        if self.average:
+            self.average.update()
         began, self.began = self.began, time.perf_counter()
         waits = split(taken.waits_s, [batch.times for batch in micro_batches])
         fetched = Fetched.total(batch.fetched for batch in micro_batches)
@@ -268,7 +266,9 @@ class Trainer:
         if evaluates:
             self.stop.enter("evaluate")
             step, consumed = self.progress.step, self.progress.consumed
-            unreadable = self.validation.run(self.engine.module, self.journal, step, consumed) or unreadable
+            averaged = self.average and self.config.evaluate.weights == "ema"
+            with self.average.in_use() if averaged else nullcontext():
+                unreadable = self.validation.run(self.engine.module, self.journal, step, consumed) or unreadable
         if saves or unreadable:
             self._save_if_new(required=unreadable is not None)
         if unreadable:

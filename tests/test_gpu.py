@@ -13,7 +13,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("zero", ["zero1", "zero2"])
+@pytest.mark.parametrize("zero", ["zero1", "zero2", "zero3", "zero3_offload"])
 def test_bf16_on_a_gpu_trains_and_resumes(tmp_path, zero):
     make_dataset(tmp_path / "data", 352)
     make_dataset(tmp_path / "val", 40)

@@ -1,8 +1,9 @@
 """A checkpoint is a transaction.
 
-state.py     the engine's fp32 weights and moments as named, flat slices: what this rank owns
+state.py     the engine's fp32 weights, moments and average as named, flat slices: what this rank owns
 files.py     slices <-> safetensors, and reading any slice of any tensor back
 manifest.py  what a checkpoint holds and the hash of every byte of it
 commit.py    write aside, hash, publish by rename, prune
 restore.py   verify every byte; choose the newest that verifies
+load.py      slices into an engine of any world size and any ZeRO stage
 """

@@ -55,6 +55,7 @@ class Validation:
         loader.close()
         say(f"step {step:,}: accuracy {measured.accuracy:.2%}, loss {measured.loss:.4f} {measured.on}")
         body = {"eval": "val", "step": step, "consumed": consumed}
+        body |= {"weights": config.evaluate.weights} if config.ema else {}
         body |= {"samples": measured.samples, "holes": measured.holes}
         body |= {"accuracy": measured.accuracy, "loss": measured.loss}
         return journal.evaluation(body, list(measured.unread), recipe.corpus)

@@ -22,6 +22,7 @@ from pipeline.data.storage import MAX_OPEN
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.index import MAX_REMOTE_BATCHES, ROWS_PER_BATCH
 from pipeline.dataset.quantities import human_bytes
+from pipeline.launch.states import States, model_states
 from pipeline.models.flops import PEAK_BF16, train_flops
 
 ASSUMED_GPU: Final = "H100"
@@ -133,6 +134,7 @@ class Plan:
     """All of it."""
 
     length: Length
+    states: States
     parts: tuple[Part, ...]
     classes: int
     shuffle: float | None  # see forecast.shuffle_quality
@@ -160,6 +162,7 @@ def make_plan(config: Config, corpus: Corpus, machines: Machines) -> Plan:
     memory = _memory(config, parts, feed, per_sample, machines)
     plan = Plan(
         length=length,
+        states=model_states(config, len(corpus.classes), machines.ranks, length.accumulation),
         parts=parts,
         classes=len(corpus.classes),
         shuffle=shuffle_quality(order, len(corpus.classes), config.batch_size),

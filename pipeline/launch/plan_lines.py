@@ -4,12 +4,14 @@ from collections.abc import Iterator
 
 from pipeline.dataset.quantities import human_bytes
 from pipeline.launch.plan import ASSUMED_GPU, ASSUMED_MFU, ASSUMED_MOST, Plan
+from pipeline.launch.template import template_names
 
 
 def as_lines(plan: Plan) -> list[str]:
     """One line a fact, a title at the beginning of each group."""
     groups = {
         "run": _run(plan),
+        "model": _model(plan),
         "data": _data(plan),
         "order": _order(plan),
         "reading": _reading(plan),
@@ -38,6 +40,13 @@ def _run(plan: Plan) -> Iterator[str]:
         guess = f"a guess: so small a model does not keep an {ASSUMED_GPU} busy"
     guess = f" ({guess}; say yours with --images-per-s)" if length.assumed else ""
     yield f"{_time(length.hours * 3600)} at {rate}{guess}"
+
+
+def _model(plan: Plan) -> Iterator[str]:
+    states = plan.states
+    yield f"{states.parameters:,} parameters; {states.zero}, of {', '.join(template_names())}"
+    host = f", and {human_bytes(states.host)} of main memory" if states.host else ""
+    yield f"a rank: weights, gradients and optimizer {human_bytes(states.gpu)}{host}; activations and buffers beside it"
 
 
 def _data(plan: Plan) -> Iterator[str]:

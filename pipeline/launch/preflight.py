@@ -17,7 +17,8 @@ from pipeline.run.directory import RunDirectory
 
 # A checkpoint of other values of these does not fit: the weights' shapes, or the order in which samples are read.
 _FIXED = ("model.", "seed", "loader.name")
-_SINCE = {"loader.name": "vitstream"}  # keys that older checkpoints lack, and what they meant
+# Keys that older checkpoints lack, and what they meant.
+_SINCE = {"loader.name": "vitstream", "evaluate.weights": "model"}
 
 
 @dataclass(frozen=True)

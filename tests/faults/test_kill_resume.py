@@ -92,7 +92,7 @@ def test_other_world_sizes_read_the_same_batches(data, undisturbed, tmp_path):
         assert steps[step]["loss"] == pytest.approx(line["loss"], rel=1e-4)
 
 
-@pytest.mark.parametrize(("zero", "precision"), [("zero2", "bf16"), ("zero0", "fp32")])
+@pytest.mark.parametrize(("zero", "precision"), [("zero2", "bf16"), ("zero3", "bf16"), ("zero0", "fp32")])
 def test_resume_is_exact_for_other_stages_and_precisions(data, tmp_path, zero, precision):
     extra = {"zero": zero, "precision": precision, "steps": 12, "epochs": None}
     extra["regularization"] = {"dropout": 0.1, "drop_path": 0.1}

@@ -4,7 +4,15 @@ import os
 
 import pytest
 
-from tests.soak import prep_kills, prep_sources, stop_signals, stream_cycles, stream_faults, stream_kills
+from tests.soak import (
+    checkpoint_matrix,
+    prep_kills,
+    prep_sources,
+    stop_signals,
+    stream_cycles,
+    stream_faults,
+    stream_kills,
+)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +58,12 @@ def test_unreadable_data_is_left_out_or_stops_the_run(kind, above, tmp_path):
     assert stream_faults.run({"seed": 108, "kind": kind, "above": above}, tmp_path)["holes"] > 0
 
 
+@pytest.mark.parametrize("trial", checkpoint_matrix.sample(seed=109), ids=lambda t: f"into {t['into']}")
+def test_a_checkpoint_goes_on_with_other_processes_and_another_stage(trial, tmp_path):
+    """12 of the 256 pairs: each number of processes, and each stage, writes three and loads three."""
+    assert checkpoint_matrix.run(trial, tmp_path)["faults"] == 3
+
+
 def test_a_run_that_is_asked_to_stop_goes_on_as_if_nothing_had_happened(tmp_path):
-    trial = {"seed": 109, "world": 2, "workers": 1, "phases": ["evaluate", "data", "save"]}
+    trial = {"seed": 110, "world": 2, "workers": 1, "phases": ["evaluate", "data", "save"]}
     assert stop_signals.run(trial, tmp_path)["faults"] == 3

@@ -58,7 +58,8 @@ def test_image_size_not_a_multiple_of_the_patch(data, tmp_path):
 
 def test_other_wrong_values(data, tmp_path):
     run = tmp_path / "run.yaml"
-    refused(write_run(run, data, zero="zero3"), "zero", "zero0, zero1, zero2")
+    refused(write_run(run, data, zero="zero4"), "zero", "zero0, zero1, zero2, zero3, zero3_offload")
+    refused(write_run(run, data, evaluate={"weights": "ema"}), "evaluate.weights", "ema: {decay: 0.9999}")
     refused(write_run(run, data, zero="zero0", precision="bf16"), "zero0", "fp32")
     refused(write_run(run, data, batch_size="many"), "batch_size")
     refused(write_run(run, data, model={"name": "vit-q/16"}), "model.name", "vit-q/16", "ti, s, b, l, h, g")
@@ -66,6 +67,10 @@ def test_other_wrong_values(data, tmp_path):
     template = tmp_path / "mine.json"
     template.write_text('{"zero_optimization": {"stage": 1}, "gradient_clipping": 1.0}')
     refused(write_run(run, data, zero=str(template)), "mine.json", "gradient_clipping")
+    template.write_text('{"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}')
+    refused(write_run(run, data, zero=str(template)), "mine.json", "offload_optimizer", "stage 3", "zero3_offload")
+    template.write_text('{"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme"}}}')
+    refused(write_run(run, data, zero=str(template)), "mine.json", "offload_optimizer", '"device": "cpu"')
     template.write_text("{")
     refused(write_run(run, data, zero=str(template)), "mine.json", "JSON")
 

@@ -1,4 +1,4 @@
-"""ZeRO 0, 1 and 2 on 2 processes against plain torch on one: accumulation, clipping, two parameter groups."""
+"""Every ZeRO stage on 2 processes against plain torch on one: accumulation, clipping, two parameter groups, average."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tests.parity.worker import starting_point
 from tests.reading import recipe_of, run_loader
 from tests.runs import write_run
 
-PEAK, WARMUP, STEPS, CLIP, DECAY = 1e-3, 3, 10, 0.5, 0.1
+PEAK, WARMUP, STEPS, CLIP, DECAY, AVERAGING = 1e-3, 3, 10, 0.5, 0.1, 0.8
 
 
 def run_yaml(folder, data, zero="zero1", batch_size=30):
@@ -37,6 +37,7 @@ def run_yaml(folder, data, zero="zero1", batch_size=30):
         schedule={"name": "linear", "warmup_steps": WARMUP},
         regularization={"clip_norm": CLIP},
         loader={"workers": 0},
+        ema={"decay": AVERAGING},
     )
 
 
@@ -53,6 +54,7 @@ def plain_torch(config):
     kernels = [p for p in model.parameters() if not any(p is q for q in plain)]
     assert plain and kernels
     optimizer = torch.optim.AdamW([{"params": kernels, "weight_decay": DECAY}, {"params": plain, "weight_decay": 0.0}])
+    average = {name: p.detach().clone() for name, p in model.named_parameters()}
     losses, norms = [], []
     for step in range(1, STEPS + 1):
         for group in optimizer.param_groups:
@@ -66,7 +68,9 @@ def plain_torch(config):
         norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)))
         optimizer.step()
         losses.append(float(loss.detach()))
-    return losses, norms, model.state_dict()
+        for name, parameter in model.named_parameters():
+            average[name] = AVERAGING * average[name] + (1 - AVERAGING) * parameter.detach()
+    return losses, norms, model.state_dict(), average
 
 
 def our_engine(run, out, world_size):
@@ -83,7 +87,7 @@ def our_engine(run, out, world_size):
         ranks.append(subprocess.Popen([sys.executable, "-m", "tests.parity.worker", str(run), str(out)], env=env))
     assert [rank.wait(timeout=300) for rank in ranks] == [0] * world_size
     result = json.loads((out / "losses.json").read_text())
-    return result, load_file(out / "weights.safetensors")
+    return result, load_file(out / "weights.safetensors"), load_file(out / "average.safetensors")
 
 
 def comparable(name, ours, theirs):
@@ -118,7 +122,16 @@ def damaged(data, tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("zero", "batch_size", "world_size"),
-    [("zero0", 30, 2), ("zero1", 30, 2), ("zero2", 30, 2), ("zero1", 31, 2), ("zero2", 29, 3)],
+    [
+        ("zero0", 30, 2),
+        ("zero1", 30, 2),
+        ("zero2", 30, 2),
+        ("zero3", 30, 2),
+        ("zero3_offload", 30, 2),
+        ("zero1", 31, 2),
+        ("zero2", 29, 3),
+        ("zero3", 29, 3),
+    ],
 )
 def test_ten_steps_equal_plain_torch(data, tmp_path, zero, batch_size, world_size):
     assert ten_steps(data, tmp_path, zero, batch_size, world_size) == [batch_size] * STEPS
@@ -131,17 +144,18 @@ def test_ten_steps_with_holes_equal_plain_torch_on_what_can_be_read(damaged, tmp
 def ten_steps(data, tmp_path, zero, batch_size, world_size):
     """How many samples of each step were read."""
     run = run_yaml(tmp_path, data, zero, batch_size)
-    losses, norms, weights = plain_torch(load_config(run))
-    result, ours = our_engine(run, tmp_path, world_size)
-    assert result["stage"] == int(zero[-1])
+    losses, norms, weights, average = plain_torch(load_config(run))
+    result, our_weights, our_average = our_engine(run, tmp_path, world_size)
+    assert result["stage"] == int(zero[len("zero")])
     assert result["accumulation"] > 1
     assert min(norms) < max(norms) and max(norms) > CLIP, "clipping was not exercised"
     assert result["losses"] == pytest.approx(losses, rel=1e-5)
     assert result["norms"] == pytest.approx(norms, rel=1e-4)
-    assert ours.keys() == weights.keys()
     initial = starting_point(load_config(run), 5).state_dict()
-    for name, theirs in weights.items():
-        assert not torch.equal(theirs, initial[name]), f"{name} was not trained"
-        for part, (a, b) in comparable(name, ours[name], theirs).items():
-            assert torch.linalg.vector_norm(a - b) <= 1e-5 * torch.linalg.vector_norm(b), part
+    for ours, theirs in ((our_weights, weights), (our_average, average)):
+        assert ours.keys() == theirs.keys()
+        for name, expected in theirs.items():
+            assert not torch.equal(expected, initial[name]), f"{name} was not trained"
+            for part, (a, b) in comparable(name, ours[name], expected).items():
+                assert torch.linalg.vector_norm(a - b) <= 1e-5 * torch.linalg.vector_norm(b), part
     return result["read"]

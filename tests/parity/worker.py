@@ -1,4 +1,4 @@
-"""One rank of the parity test: ten steps of our engine, then its weights and losses as files.
+"""One rank of the parity test: ten steps of our engine, then its weights, their average and its losses as files.
 
 python -m tests.parity.worker RUN.yaml OUT       with RANK, WORLD_SIZE and RENDEZVOUS set
 """
@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -21,6 +22,7 @@ from pipeline.distributed import World
 from pipeline.engine import build_engine, build_model, import_deepspeed
 from pipeline.launch.environment import RankEnvironment
 from pipeline.models.vit import ViT
+from pipeline.optim.ema import WeightAverage
 from pipeline.optim.schedule import learning_rate
 from pipeline.step import train_step
 
@@ -35,9 +37,18 @@ def starting_point(config: Config, classes: int) -> ViT:
     return model
 
 
+def weights_of(engine: Any) -> dict[str, torch.Tensor]:
+    """What the model works with, whole, as DeepSpeed itself gathers it. Every rank calls it."""
+    from deepspeed.runtime.zero import GatheredParameters
+
+    with GatheredParameters(list(engine.module.parameters())):  # does nothing below stage 3
+        return {name: p.detach().float().clone() for name, p in engine.module.named_parameters()}
+
+
 def main(run_yaml: Path, out: Path) -> None:
     config = load_config(run_yaml)
     corpus = open_corpus(config.data.train)
+    assert config.ema
     import_deepspeed()
     world = World(RankEnvironment.read(), os.environ["RENDEZVOUS"])
     order = fit_order(corpus, config.batch_size, config.seed)
@@ -46,6 +57,7 @@ def main(run_yaml: Path, out: Path) -> None:
     accumulation, micro_batch = feed.slots.shape
     model = starting_point(config, len(corpus.classes))
     engine = build_engine(config, model, world.device, micro_batch, accumulation, world.size)
+    average = WeightAverage(engine, config.ema.decay)
     recipe = Recipe.of_training(config, corpus, feed, world.local_size, known_holes={})
     batches = Loader(recipe, config.loader.workers, config.loader.prefetch, accumulation, world.device)
     losses, norms, read = [], [], []
@@ -54,12 +66,18 @@ def main(run_yaml: Path, out: Path) -> None:
         micro_batches = [next(batches) for _ in range(accumulation)]
         rows = world.total(sum(batch.rows for batch in micro_batches))
         result = train_step(engine, config, world, micro_batches, rows, lr, step)
+        average.update()
         read.append(int(result.rows[:, READ].sum()))
         losses.append(float(world.all_reduce(result.loss_sum.clone())) / read[-1])
         norms.append(float(result.grad_norm))
+    before = weights_of(engine)
+    with average.in_use():
+        averaged = weights_of(engine)
+    after = weights_of(engine)
     if world.is_main:
-        weights = {name: p.detach().float().contiguous() for name, p in engine.module.state_dict().items()}
-        save_file(weights, out / "weights.safetensors")
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        save_file(after, out / "weights.safetensors")
+        save_file(averaged, out / "average.safetensors")
         shape = {"accumulation": accumulation, "micro_batch": micro_batch, "stage": engine.zero_optimization_stage()}
         (out / "losses.json").write_text(json.dumps({"losses": losses, "norms": norms, "read": read} | shape))
     world.close()

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from tests.runs import CHECKOUT
-from tests.soak import prep_kills, prep_sources, stop_signals, stream_cycles, stream_faults, stream_kills
+from tests.soak import (
+    checkpoint_matrix,
+    prep_kills,
+    prep_sources,
+    stop_signals,
+    stream_cycles,
+    stream_faults,
+    stream_kills,
+)
 from tests.soak.matrix import Matrix
 
 MATRICES = (
@@ -20,6 +28,7 @@ MATRICES = (
     stream_kills.MATRIX,
     stream_cycles.MATRIX,
     stream_faults.MATRIX,
+    checkpoint_matrix.MATRIX,
     stop_signals.MATRIX,
 )
 REPORT = CHECKOUT / "docs/faults.md"

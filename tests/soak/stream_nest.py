@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 
@@ -22,6 +23,19 @@ _PRIVATE = ("unshare", "--map-root-user", "--mount")
 _OWN_SHM = 'mount -t tmpfs tmpfs /dev/shm && exec "$@"'
 
 
+class Attempt(Protocol):
+    """What ranks are to do together, and where they say how it ended."""
+
+    @property
+    def folder(self) -> str: ...
+
+    @property
+    def world(self) -> int: ...
+
+    def line(self, rank: int) -> str:
+        """What the nest is told."""
+
+
 class Nest:
     """A process that has imported what ranks need, and forks them (stream_rank.py).
 
@@ -29,14 +43,19 @@ class Nest:
         environment: the ranks', beside ours.
         own_shm: whether they get a /dev/shm of their own, where this machine lets us: nobody else writes to it.
         stderr: what they say there goes to this file.
+        module: which such process.
     """
 
     def __init__(
-        self, environment: dict[str, str] | None = None, own_shm: bool = False, stderr: Path | None = None
+        self,
+        environment: dict[str, str] | None = None,
+        own_shm: bool = False,
+        stderr: Path | None = None,
+        module: str = "tests.soak.stream_rank",
     ) -> None:
         own_shm = own_shm and subprocess.run([*_PRIVATE, "sh", "-c", _OWN_SHM, "sh", "true"]).returncode == 0
         command = [*_PRIVATE, "sh", "-c", _OWN_SHM, "sh"] if own_shm else []
-        command += [sys.executable, "-m", "tests.soak.stream_rank"]
+        command += [sys.executable, "-m", module]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         with stderr.open("ab") if stderr else nullcontext() as file:
             self.process = subprocess.Popen(
@@ -49,7 +68,7 @@ class Nest:
         """The ranks' /dev/shm."""
         return Path(f"/proc/{self.process.pid}/root/dev/shm")
 
-    def begin(self, life: Life) -> list[int]:
+    def begin(self, life: Attempt) -> list[int]:
         """Starts an attempt. Returns its ranks' processes."""
         Path(life.folder).mkdir(parents=True)
         stdin, stdout, pids = self.process.stdin, self.process.stdout, []
@@ -121,7 +140,7 @@ def wait_for(true: Callable[[], bool], otherwise: str, patience_s: float = PATIE
         time.sleep(0.005)
 
 
-def endings(life: Life) -> list[str]:
+def endings(life: Attempt) -> list[str]:
     """What each rank said in the end."""
     files = [Path(life.folder) / f"{rank}.end" for rank in range(life.world)]
     return [file.read_text() if file.exists() else "nothing" for file in files]

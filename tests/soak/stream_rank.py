@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -30,21 +31,21 @@ def _born(line: str) -> None:
     (Path(life.folder) / f"{rank}.end").write_text(said)
 
 
-def main() -> None:
-    """The nest."""
-    import tests.soak.stream_life  # noqa: F401  # before forking, so that ranks need not
-
+def hatch(born: Callable[[str], None]) -> None:
+    """The nest: forks a rank for every line of standard input, which is what it is born with."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended: the kernel clears them away
     print("ready", flush=True)
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
             try:
-                _born(line)
+                born(line)
             finally:
                 os._exit(0)
         print(pid, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    import tests.soak.stream_life  # noqa: F401  # before forking, so that ranks need not
+
+    hatch(_born)
