@@ -6,4 +6,9 @@ manifest.py  what a checkpoint holds and the hash of every byte of it
 commit.py    write aside, hash, publish by rename, prune
 restore.py   verify every byte; choose the newest that verifies
 load.py      slices into an engine of any world size and any ZeRO stage
+listing.py   what checkpoints there are; which are kept
+export.py    to Hugging Face and plain safetensors, with a model card (card.py)
+source.py, start.py       model.init: a fresh run's weights from elsewhere
+adopt.py, native.py       import of DeepSpeed's own checkpoints (native.py unpickles, in a process of its own;
+                          zero_layout.py: where what lies in them)
 """

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,9 @@ class CheckpointManifest:
     shapes: dict[str, list[int]]  # of each parameter
     tensors: dict[str, list[Piece]]  # "KIND/NAME" -> where its elements lie
     version: int = FORMAT_VERSION
+    classes: list[str] = field(default_factory=list)  # names, in the order of the head's outputs
+    code: dict[str, str] = field(default_factory=dict)  # version and, of a checkout, git_commit; older ones: unknown
+    losses: list[float] = field(default_factory=list)  # of the last steps, the newest last
 
     @property
     def stretches(self) -> Stretches:
