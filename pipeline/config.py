@@ -76,7 +76,6 @@ class Model(_Section):
     depth: Positive | None = None
     mlp_dim: Positive | None = None
     heads: Positive | None = None
-    init: Path | None = None  # weights that a fresh run starts from: a Hugging Face folder, or a checkpoint's
 
     @property
     def variant(self) -> Variant:
@@ -111,6 +110,16 @@ class Schedule(_Section):
 class Checkpoint(_Section):
     every_steps: Positive = 1000
     keep_last: Positive = 3
+    keep_every: Positive | None = None  # steps of which the checkpoints stay for ever
+    asynchronous: bool = True  # training waits for a copy in host memory only, which takes as many bytes there
+    copy_to: Place | None = None  # a folder or a URL to which each checkpoint is copied once it is published
+
+    @field_validator("copy_to")
+    @classmethod
+    def _writable(cls, copy_to: Path | str | None) -> Path | str | None:
+        if isinstance(copy_to, str) and copy_to.lower().startswith(("http://", "https://")):
+            raise ValueError("nothing can be written to a web server; take a folder, s3:// or gs://")
+        return copy_to
 
 
 class Evaluate(_Section):

@@ -4,10 +4,12 @@ Control messages are JSON in byte tensors over a gloo group of their own: they n
 is unpickled (torch's `*_object` collectives would).
 """
 
+import copy
 import json
 import os
 import socket
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any, Final
 
 import torch
@@ -18,6 +20,7 @@ from pipeline.dataset.errors import UsageError
 from pipeline.launch.environment import RankEnvironment
 
 _FLAG: Final = "stop"
+_BESIDE_PATIENCE: Final = timedelta(days=1)  # for the slowest rank's disk; a rank that dies is noticed at once
 
 
 class World:
@@ -54,6 +57,15 @@ class World:
         self.control = dist.new_group(backend="gloo")
         self._flags = dist.PrefixStore("vitstream-flags", store)
         self.local_size = self.all_gather(self.host).count(self.host)  # ranks on this machine
+
+    def beside(self) -> "World":
+        """The same ranks, with a control group of its own, for a thread: what it says cannot mix with our words.
+
+        Every rank calls it at the same time.
+        """
+        other = copy.copy(self)
+        other.control = dist.new_group(backend="gloo", timeout=_BESIDE_PATIENCE)
+        return other
 
     @property
     def is_main(self) -> bool:

@@ -5,23 +5,28 @@ All state that a resume needs is `Progress` and the engine's tensors. Everything
 
 import time
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 
 from pipeline.agreement import Agreement, Stopping
-from pipeline.checkpoint import commit
 from pipeline.checkpoint.files import TensorReader
 from pipeline.checkpoint.load import load
 from pipeline.checkpoint.manifest import CheckpointManifest
 from pipeline.checkpoint.restore import choose_checkpoint
-from pipeline.checkpoint.start import start_from
+from pipeline.checkpoint.saver import Saver
 from pipeline.checkpoint.state import slices_to_save
+from pipeline.data.corpus import fit_order, order_from_json
+from pipeline.data.feed import TrainFeed
+from pipeline.data.ledger import Ledger
 from pipeline.data.loader import Loader
 from pipeline.data.mosaic.loader import MosaicLoader
-from pipeline.data.mosaic.order import LIMITS, MosaicFeed
+from pipeline.data.mosaic.order import LIMITS, MosaicFeed, MosaicOrder
+from pipeline.data.order import SampleOrder
 from pipeline.data.recipe import Recipe
+from pipeline.data.stretches import Stretches, begun, resumed
 from pipeline.dataset.errors import StoppedResumable, WorkFailed
 from pipeline.dataset.files import atomic_file
 from pipeline.dataset.remote.traffic import Fetched
@@ -34,16 +39,25 @@ from pipeline.models.flops import device_peak, train_flops
 from pipeline.optim.ema import AVERAGE, WeightAverage
 from pipeline.optim.masters import optimizer_step
 from pipeline.optim.schedule import learning_rate
-from pipeline.progress import Progress
 from pipeline.run.console import Console
-from pipeline.run.environment import code_version, environment_facts
+from pipeline.run.environment import environment_facts
 from pipeline.run.holes import Holes, known_holes, to_repeat
 from pipeline.run.journal import Journal, StepFacts
-from pipeline.run.lineage import Lineage
 from pipeline.run.progress_line import progress_line
 from pipeline.run.starvation import split
 from pipeline.run.stop_request import StopRequest
 from pipeline.step import train_step
+
+
+@dataclass
+class Progress:
+    """Where a run is."""
+
+    step: int  # optimizer steps done
+    consumed: int  # samples used
+    order: SampleOrder | MosaicOrder
+    ledger: Ledger
+    stretches: Stretches  # of equal batch sizes, so far
 
 
 class Trainer:
@@ -67,11 +81,9 @@ class Trainer:
         self.console = Console(self.world.is_main, self.run.attempt(self.attempt) / "rank-0.log")
         self.validation = Validation(self.config, prepared.val, self.world, self.agreement, self.console)
         self.from_scratch = from_scratch
-        self.progress = Progress.begun(self.config, prepared.train, self.world)
+        self.progress = Progress(0, 0, self._order(), Ledger(), begun(self.config.batch_size))
         self.loader: Loader | MosaicLoader | None = None
-        self.saved_step = 0  # before the first step, there is nothing to save
-        self.parent: str | None = None
-        self.lineage = Lineage(code_version() if self.world.is_main else {})
+        self.resumed_from: str | None = None
         self.began = 0.0  # the step under way
 
     def train(self) -> None:
@@ -82,13 +94,13 @@ class Trainer:
             self.stop.enter("setup")
         checkpoint = choose_checkpoint(self.run.checkpoints, self.attempt, self.world, self.console.say)
         if checkpoint:
-            self.progress = Progress.after(checkpoint[1], self.config, self.prepared.train, self.world)
-            self.lineage = Lineage.after(self.lineage.code, checkpoint[1].code, checkpoint[1].losses)
-            self.saved_step, self.parent = self.progress.step, checkpoint[0].name
-        self.feed = self.progress.feed(self.config, self.prepared.train, self.world)
-        self.first_step = self.progress.step
+            self.progress = self._progress_from(checkpoint[1])
+            self.resumed_from = checkpoint[0].name
+        progress = self.progress
+        progress.stretches = resumed(progress.stretches, progress.step, progress.consumed, self.config.batch_size)
+        self.feed, self.first_step = self._feed(), progress.step
         self.total_steps = self.progress.step + self.feed.steps
-        self.evaluates_first = self.validation.is_missing(self.run.metrics, self.first_step, self.total_steps)
+        self.evaluates_first = self.validation.is_missing(self.run.metrics, progress.step, self.total_steps)
         if self.feed.steps <= 0 and not self.evaluates_first:
             self.console.say(f"finished: all {self.progress.step:,} steps are done, and the checkpoint verifies")
             return
@@ -98,23 +110,51 @@ class Trainer:
             self._loop()
         except Stopping:
             self._stop()
+        except WorkFailed:  # on all ranks alike: a checkpoint that is under way is still a good one
+            self.saver.wait()
+            raise
         self._save_if_new(required=True)
+        self.saver.finish()
         self.console.say(f"finished: {self.progress.step:,} steps, {self.progress.consumed:,} samples")
 
     # -- setting up --------------------------------------------------------------------------------------------
+
+    def _order(self, kept: dict[str, Any] | None = None, consumed: int = 0) -> SampleOrder | MosaicOrder:
+        """The order of a run that starts, or, with what a checkpoint kept of it, goes on."""
+        config, corpus, world = self.config, self.prepared.train, self.world
+        if config.loader.name == "mosaic":
+            nodes = world.size // world.local_size
+            return MosaicOrder.of(corpus.samples, config.seed, nodes, world.size, kept, consumed)
+        return order_from_json(kept) if kept else fit_order(corpus, config.batch_size, config.seed)
+
+    def _progress_from(self, manifest: CheckpointManifest) -> Progress:
+        order = self._order(manifest.data["order"], manifest.consumed)
+        ledger = Ledger.from_json(manifest.data["ledger"])
+        return Progress(manifest.step, manifest.consumed, order, ledger, manifest.stretches)
+
+    def _feed(self) -> TrainFeed | MosaicFeed:
+        config, progress, world = self.config, self.progress, self.world
+        size, limit, consumed = config.batch_size, config.micro_batch_size, progress.consumed
+        if isinstance(progress.order, MosaicOrder):
+            to_come = (config.steps or 0) - progress.step
+            return MosaicFeed(progress.order, size, world.rank, limit, consumed, config.epochs, to_come)
+        total = config.total_samples(self.prepared.train.samples, progress.step, consumed)
+        return TrainFeed(
+            progress.order, size, world.size, world.rank, limit, consumed, total, mixes=config.augment.mixes
+        )
 
     def _introduce(self) -> None:
         """Says what starts, and writes config.yaml and env.json."""
         config, train, world = self.config, self.prepared.train, self.world
         if not world.is_main:
             return
-        if self.parent is None:  # the run begins here, whatever was tried before
+        if self.resumed_from is None:  # the run begins here, whatever was tried before
             with atomic_file(self.run.config) as file:
                 file.write(config.to_yaml().encode())
         self.run.write_environment(environment_facts(str(world.device)))
-        start = f"step {self.progress.step:,}" if self.parent is None else f"{self.parent}, which verifies"
+        start = f"{self.resumed_from}, which verifies" if self.resumed_from else f"step {self.progress.step:,}"
         self.console.say(f"attempt {self.attempt}, from {start}: {self.run.path}")
-        for line in (*self.prepared.changed, *self.lineage.changed):
+        for line in self.prepared.changed:
             self.console.say(f"changed since that checkpoint: {line}")
         if config.loader.name == "mosaic":
             self.console.say(LIMITS)
@@ -131,16 +171,13 @@ class Trainer:
         )
 
     def _build(self, checkpoint: tuple[Path, CheckpointManifest] | None) -> None:
-        """Model, engine, restored state, loader, journal."""
+        """Model, engine, restored state, loader, saver, journal."""
         config, world, corpus = self.config, self.world, self.prepared.train
         data = checkpoint[1].data if checkpoint else {}
         known = self._known_holes(data.get("holes", {}))
         if self.feed.steps > 0:  # first: it reads its first batches while the model is built
             self.loader = self._load_training(data.get("order"), known)
         model = build_model(config, len(corpus.classes))
-        if config.model.init and not checkpoint:
-            for line in start_from(config.model.init, model, config.model.variant.heads, corpus.classes):
-                self.console.say(line)
         accumulation, micro_batch = self.feed.accumulation, self.feed.batch
         self.engine = build_engine(config, model, world.device, micro_batch, accumulation, world.size)
         self.average = WeightAverage(self.engine, config.ema.decay) if config.ema else None
@@ -148,6 +185,8 @@ class Trainer:
         if self.average and AVERAGE in lacking:
             self.average.begin()
             self.console.say("ema: that checkpoint has no average: it begins as the weights are there")
+        newest = (checkpoint[0].name, checkpoint[1].step) if checkpoint else None
+        self.saver = Saver(config.checkpoint, self.run.checkpoints, self.attempt, world, newest, self.console.say)
         flops = train_flops(config.model.variant, config.model.image_size, config.model.pooling, len(corpus.classes))
         peak = device_peak(torch.cuda.get_device_name()) if world.device.type == "cuda" else None
         self.journal = Journal(
@@ -260,18 +299,21 @@ class Trainer:
     def _flush(self) -> None:
         """Writes the pending steps and shows the last."""
         if lines := self.journal.flush():
-            if jump := self.lineage.add([line["loss"] for line in lines]):
-                self.console.say(jump)
             self.console.progress(progress_line(lines, self.total_steps))
 
     def _save_if_new(self, required: bool) -> None:
-        """Publishes a checkpoint of this step. Where it is not `required`, a failure is said and the run goes on."""
-        if self.saved_step == self.progress.step:
-            return
+        """Begins to publish a checkpoint of this step, if there is none. `required`: waits, and raises if it fails."""
         self.stop.enter("save")
+        if self.saver.step != self.progress.step or (required and self.saver.wait()):
+            slices = slices_to_save(self.engine, self.world.rank, self.world.size)
+            self.saver.save(slices, self._facts(), self.journal.sync, None if required else "training goes on")
+        if required and (failure := self.saver.wait()):
+            raise failure
+
+    def _facts(self) -> dict[str, Any]:
+        """The manifest's fields, but for what the saver knows."""
         progress, config = self.progress, self.config
-        began = time.perf_counter()
-        facts = {
+        return {
             "step": progress.step,
             "optimizer_step": optimizer_step(self.engine),
             "consumed": progress.consumed,
@@ -280,7 +322,6 @@ class Trainer:
             "precision": config.precision,
             "config": config.to_json(exclude={"run_dir"}),
             "config_hash": config.hash,
-            "parent": self.parent,
             "data": {
                 "fingerprint": self.prepared.train.fingerprint,
                 "order": self._order_to_json(),
@@ -288,21 +329,7 @@ class Trainer:
                 "holes": self.holes.to_json(),
                 "stretches": progress.stretches,
             },
-            "classes": list(self.prepared.train.classes),
-            **self.lineage.facts(),
         }
-        slices = slices_to_save(self.engine, self.world.rank, self.world.size)
-        try:
-            path = commit.save(self.run.checkpoints, self.attempt, self.world, slices, facts, self.journal.sync)
-        except WorkFailed as failure:
-            if required:
-                raise
-            self.console.say(f"{failure}; training goes on, the newest checkpoint is {self.parent or 'none yet'}")
-            return
-        self.saved_step, self.parent = progress.step, path.name
-        if self.world.is_main:
-            commit.prune(self.run.checkpoints, config.checkpoint.keep_last)
-        self.console.say(f"checkpoint {path.name} published in {time.perf_counter() - began:.1f} s")
 
     def _order_to_json(self) -> dict[str, Any]:
         """What a resume needs of the order."""

@@ -131,6 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
+        sent = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         self.flaky.asked.append((self.path.partition("?")[0], self.headers.get("Range", "")))
         fault = self.flaky.fault(self.path)
         if fault in ("500", "503"):
@@ -141,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault in ("stall", "silence", "reset"):
             self._break(fault)
             return
-        status, headers, body = self._forward()
+        status, headers, body = self._forward(sent)
         if fault == "shortened" and self.command == "GET":  # and nothing gives it away
             body = body[: len(body) // 2]
         self.send_response(status)
@@ -157,7 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self._send(body)
 
-    do_HEAD = do_GET
+    do_HEAD = do_PUT = do_DELETE = do_GET
 
     def _send(self, body: bytes) -> None:
         step = max(1, int(self.flaky.pace / 20)) if self.flaky.pace else len(body)
@@ -167,10 +168,10 @@ class _Handler(BaseHTTPRequestHandler):
             if self.flaky.pace:
                 time.sleep(1 / 20)
 
-    def _forward(self) -> tuple[int, list[tuple[str, str]], bytes]:
+    def _forward(self, sent: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         connection = http.client.HTTPConnection(self.flaky.upstream, timeout=30)
         try:
-            connection.request(self.command, self.path, headers=dict(self.headers))
+            connection.request(self.command, self.path, sent or None, dict(self.headers))
             response = connection.getresponse()
             return response.status, response.getheaders(), response.read()
         finally:

@@ -1,25 +1,30 @@
 """The commit protocol: a checkpoint is published whole or not at all.
 
-    1. every rank writes its slices into step-N.tmp-ATTEMPT/, fsyncs, and reports (file, bytes, SHA-256)
-    2. rank 0 writes manifest.json there, fsyncs, renames the folder to step-N/, fsyncs the parent
-    3. only then are older checkpoints pruned
+    1. rank 0 makes step-N.tmp-ATTEMPT/, where there is room for what the ranks are going to write
+    2. every rank writes its slices into it, fsyncs, and reports its file's bytes and hashes
+    3. rank 0 writes manifest.json there, fsyncs, renames the folder to step-N/, fsyncs the parent
 
 A kill before the rename leaves a temporary folder, which the next attempt removes; after it, the checkpoint stands.
 There is no `latest` file that could be wrong: the newest folder that verifies is the newest checkpoint.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from pipeline.checkpoint.files import sha256, write_slices
-from pipeline.checkpoint.manifest import CheckpointManifest, published, step_name
+from pipeline.checkpoint.files import bytes_of, write_slices
+from pipeline.checkpoint.manifest import CheckpointManifest, step_name
+from pipeline.checkpoint.retention import set_aside
 from pipeline.checkpoint.state import Slice
-from pipeline.dataset.errors import WorkFailed
+from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import fsync_directory
+from pipeline.dataset.quantities import human_bytes
 from pipeline.distributed import World
+
+_SPARE_BYTES: Final = 2**20  # for headers and the manifest, on top of the tensors
 
 
 def save(
@@ -28,26 +33,29 @@ def save(
     world: World,
     slices: list[Slice],
     facts: dict[str, Any],
-    before_publishing: Callable[[], None],
+    before_writing: Callable[[], None],
 ) -> Path:
     """Writes and publishes one checkpoint; every rank calls it. `facts` are the manifest's fields (rank 0's count).
 
-    `before_publishing` runs on rank 0 once all ranks have written; if it fails, nothing is published.
+    `before_writing` runs on rank 0; if it fails, nothing is written.
 
     Raises:
         WorkFailed: on every rank, if any could not do its part; what was there before stays untouched.
     """
     target = checkpoints / step_name(facts["step"])
     temporary = checkpoints / f"{target.name}.tmp-{attempt:03d}"
+    sizes = world.all_gather(bytes_of(slices))
 
     def begin() -> dict[str, Any]:
+        before_writing()
+        checkpoints.mkdir(exist_ok=True)  # but not its parents: without them, a disk is no longer mounted there
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        _require_space(checkpoints, sum(sizes) + len(sizes) * _SPARE_BYTES)
+        temporary.mkdir()
         return {}
 
     def publish() -> dict[str, Any]:
-        before_publishing()
-        _publish(temporary, target, reports, facts)
+        _publish(temporary, target, attempt, reports, facts)
         return {}
 
     outcome = world.broadcast(_guarded(begin, world) if world.is_main else None)
@@ -63,34 +71,20 @@ def save(
     return target
 
 
-def prune(checkpoints: Path, keep_last: int) -> None:
-    """Removes all but the newest `keep_last` published checkpoints. Rank 0 only."""
-    for path in published(checkpoints)[:-keep_last]:
-        doomed = path.with_name(f"{path.name}.tmp-pruned")  # so that no half-removed folder looks published
-        shutil.rmtree(doomed, ignore_errors=True)
-        path.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
-
-
-def remove_leftovers(checkpoints: Path) -> None:
-    """Removes what attempts that died while saving or pruning left. Rank 0 only, before anything is saved."""
-    for path in checkpoints.glob("step-*.tmp-*"):
-        shutil.rmtree(path, ignore_errors=True)
+def _require_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        why = f"No space left: it takes {human_bytes(needed)}, and {human_bytes(free)} are free"
+        raise OSError(errno.ENOSPC, why, str(folder))
 
 
 def _write_rank(temporary: Path, world: World, slices: list[Slice]) -> dict[str, Any]:
-    path = temporary / f"rank-{world.rank:05d}.safetensors"
-    pieces = write_slices(path, slices)
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-    return {
-        "file": {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)},
-        "shapes": {part.name: part.shape for part in slices},
-        "tensors": pieces,
-    }
+    file, pieces = write_slices(temporary / f"rank-{world.rank:05d}.safetensors", slices)
+    fsync_directory(temporary)
+    return {"file": file, "shapes": {part.name: part.shape for part in slices}, "tensors": pieces}
 
 
-def _publish(temporary: Path, target: Path, reports: list[dict[str, Any]], facts: dict[str, Any]) -> None:
+def _publish(temporary: Path, target: Path, attempt: int, reports: list[dict[str, Any]], facts: dict[str, Any]) -> None:
     shapes: dict[str, list[int]] = {}
     tensors: dict[str, list[Any]] = {}
     for report in reports:
@@ -99,6 +93,8 @@ def _publish(temporary: Path, target: Path, reports: list[dict[str, Any]], facts
             tensors.setdefault(key, []).extend(pieces)
     manifest = CheckpointManifest(**facts, files=[r["file"] for r in reports], shapes=shapes, tensors=tensors)
     manifest.write(temporary)
+    if target.exists():  # damaged, or we would have gone on from it; and it could not be set aside then
+        set_aside(target, attempt)
     temporary.rename(target)
     fsync_directory(target.parent)
 
@@ -108,4 +104,10 @@ def _guarded(work: Callable[[], dict[str, Any]], world: World) -> dict[str, Any]
     try:
         return work()
     except Exception as error:
-        return {"error": f"rank {world.rank} on {world.host}: {type(error).__name__}: {error}"}
+        return {"error": f"rank {world.rank} on {world.host}: {_said(error)}"}
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}{f' ({os.fsdecode(error.filename)})' if error.filename else ''}"
+    return str(error) if isinstance(error, UsageError | WorkFailed) else f"{type(error).__name__}: {error}"

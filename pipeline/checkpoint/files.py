@@ -1,38 +1,58 @@
 """Slices <-> safetensors files. Reads any slice of any tensor; nothing is unpickled."""
 
-import hashlib
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.checkpoint.manifest import CheckpointManifest, Piece
+from pipeline.checkpoint.manifest import FLOAT_BYTES, CheckpointManifest, Damaged, Piece
 from pipeline.checkpoint.state import WEIGHT, Slice, overlap
+from pipeline.checkpoint.stream import write_hashed
+
+_ALIGNMENT = 8  # bytes: where the data begins, as the format's own library has it
 
 
-def write_slices(path: Path, slices: Iterable[Slice]) -> dict[str, list[Piece]]:
-    """Writes "KIND/NAME" tensors: whole ones in their own shape, parts of one as flat float32.
+def write_slices(path: Path, slices: Iterable[Slice]) -> tuple[dict[str, Any], dict[str, list[Piece]]]:
+    """Writes "KIND/NAME" tensors into a new file: whole ones in their own shape, parts of one as flat float32.
 
-    Returns: which elements of each tensor lie where, for the manifest.
+    Returns:
+        The file's entry in the manifest, and which elements of each tensor lie where in it.
+
+    Raises:
+        OSError: the disk is full, say.
     """
-    tensors: dict[str, Tensor] = {}
-    pieces: dict[str, list[Piece]] = {}
+    slices = list(slices)
+    pieces = {
+        f"{kind}/{part.name}": [(path.name, f"{kind}/{part.name}", part.start, part.stop)]
+        for part in slices
+        for kind in part.tensors
+    }
+    return write_hashed(path, _bytes(slices)), pieces
+
+
+def bytes_of(slices: Iterable[Slice]) -> int:
+    """Of the tensors' values."""
+    return sum(FLOAT_BYTES * values.numel() for part in slices for values in part.tensors.values())
+
+
+def _bytes(slices: list[Slice]) -> Iterator[memoryview]:
+    """A safetensors file: the header's length (8 bytes, little-endian), the header (JSON), the tensors."""
+    header, at = {}, 0
     for part in slices:
         for kind, values in part.tensors.items():
-            key = f"{kind}/{part.name}"
-            values = values.detach().cpu().contiguous()
-            tensors[key] = values.view(part.shape) if part.is_whole else values
-            pieces[key] = [(path.name, key, part.start, part.stop)]
-    save_file(tensors, path)
-    return pieces
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+            begin, at = at, at + FLOAT_BYTES * values.numel()
+            shape = list(part.shape) if part.is_whole else [values.numel()]
+            header[f"{kind}/{part.name}"] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, at]}
+    written = json.dumps(header, separators=(",", ":")).encode()
+    written += b" " * (-len(written) % _ALIGNMENT)
+    yield memoryview(len(written).to_bytes(8, "little") + written)
+    for part in slices:
+        for values in part.tensors.values():
+            yield memoryview(values.detach().to("cpu", torch.float32).contiguous().numpy())
 
 
 class TensorReader:
@@ -45,12 +65,17 @@ class TensorReader:
     def read(self, key: str, start: int, stop: int) -> Tensor:
         """float32 [stop - start]: these elements of the flattened tensor "KIND/NAME"."""
         result = torch.empty(stop - start)
+        self.read_into(result, key, start)
+        return result
+
+    def read_into(self, values: Tensor, key: str, start: int) -> None:
+        """Fills `values`, flat, of any device, with the elements of "KIND/NAME" from `start` on."""
+        stop = start + values.numel()
         for file, stored_key, low, high in self._manifest.tensors[key]:
             first, last = overlap(start, stop, low, high)
             if first < last:
                 stored = self._file(file).get_tensor(stored_key).view(-1)
-                result[first - start : last - start] = stored[first - low : last - low]
-        return result
+                values[first - start : last - start].copy_(stored[first - low : last - low])
 
     def weights(self) -> dict[str, Tensor]:
         """All weights, whole, by name: to be loaded before the engine is built."""
@@ -64,9 +89,12 @@ class TensorReader:
         """Copies the stored values into the engine's memory."""
         for part in slices:
             for kind, values in part.tensors.items():
-                values.copy_(self.read(f"{kind}/{part.name}", part.start, part.stop))
+                self.read_into(values, f"{kind}/{part.name}", part.start)
 
     def _file(self, name: str) -> "safetensors.safe_open":
         if name not in self._files:
-            self._files[name] = safetensors.safe_open(self._directory / name, framework="pt")
+            try:
+                self._files[name] = safetensors.safe_open(self._directory / name, framework="pt")
+            except safetensors.SafetensorError as error:
+                raise Damaged(f"{self._directory / name}: not a safetensors file ({error})") from None
         return self._files[name]

@@ -3,16 +3,21 @@
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pipeline.data.stretches import Stretches, from_json
-from pipeline.dataset.files import canonical_json, is_plain_name, render_json, write_json
+from pipeline.dataset.files import canonical_json, is_plain_name, open_regular, render_json, write_json
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
-_PUBLISHED = re.compile(r"step-(\d{8,})")
+MOST_BYTES: Final = 256 * 2**20  # of a manifest: of ViT-H in slices for 2,000 ranks
+_MOST_BLOCK_BYTES: Final = 64 * 2**20
+FLOAT_BYTES: Final = 4  # all tensors are float32
+_PUBLISHED = re.compile(r"step-\d{8,}", re.ASCII)
 Piece = tuple[str, str, int, int]  # file, key in it, first and last + 1 of the flattened tensor's elements
 
 
@@ -20,12 +25,16 @@ def step_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
+def step_of(checkpoint: Path) -> int:
+    """The step in a published checkpoint's name."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
 def published(checkpoints: Path) -> list[Path]:
     """Published checkpoints, oldest first. Whether they verify is another question."""
     if not checkpoints.is_dir():
         return []
-    found = [(int(m[1]), p) for p in checkpoints.iterdir() if (m := _PUBLISHED.fullmatch(p.name))]
-    return [path for _, path in sorted(found)]
+    return sorted((p for p in checkpoints.iterdir() if _PUBLISHED.fullmatch(p.name)), key=step_of)
 
 
 class Damaged(Exception):
@@ -46,13 +55,10 @@ class CheckpointManifest:
     config_hash: str
     parent: str | None  # the checkpoint before this one
     data: dict[str, Any]  # fingerprint, order, ledger
-    files: list[dict[str, Any]]  # name, bytes, sha256
+    files: list[dict[str, Any]]  # name, bytes, sha256; block_bytes and the blocks' xxh3, which older ones lack
     shapes: dict[str, list[int]]  # of each parameter
     tensors: dict[str, list[Piece]]  # "KIND/NAME" -> where its elements lie
     version: int = FORMAT_VERSION
-    classes: list[str] = field(default_factory=list)  # names, in the order of the head's outputs
-    code: dict[str, str] = field(default_factory=dict)  # version and, of a checkout, git_commit; older ones: unknown
-    losses: list[float] = field(default_factory=list)  # of the last steps, the newest last
 
     @property
     def stretches(self) -> Stretches:
@@ -65,10 +71,13 @@ class CheckpointManifest:
 
 
 def read_checkpoint_manifest(directory: Path) -> CheckpointManifest:
-    """Raises Damaged where it is missing, not ours, or not what was written."""
+    """Raises Damaged where it is missing, not ours, not what was written, or claims what cannot be."""
     path = directory / MANIFEST_NAME
     try:
-        written = path.read_bytes()
+        with open_regular(path) as file:
+            written = file.read(MOST_BYTES + 1)
+        if len(written) > MOST_BYTES:
+            raise Damaged(f"{path}: more than {MOST_BYTES:,} bytes are not a manifest")
         body = json.loads(written)
         if written != render_json(body):
             raise Damaged(f"{path}: not byte for byte what was written")
@@ -78,18 +87,64 @@ def read_checkpoint_manifest(directory: Path) -> CheckpointManifest:
         if body["version"] != FORMAT_VERSION:
             raise Damaged(f"{path}: format version {body['version']}, this vitstream reads {FORMAT_VERSION}")
         manifest = CheckpointManifest(**body)
-        names = [file["name"] for file in manifest.files]
-        unsafe = [name for name in names if not is_plain_name(name)]
-        if unsafe:
-            raise Damaged(f"{path}: file name {unsafe[0]!r} is not a plain name")
-        unlisted = {piece[0] for pieces in manifest.tensors.values() for piece in pieces} - set(names)
-        if unlisted:
-            raise Damaged(f"{path}: refers to {min(unlisted)!r}, which is not among its hashed files")
-        return manifest
+        impossible = _impossible(manifest)
     except FileNotFoundError:
         raise Damaged(f"{path}: missing") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise Damaged(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(f"{path}: not a readable manifest ({type(error).__name__}: {error})") from None
+    if impossible:
+        raise Damaged(f"{path}: {impossible}")
+    return manifest
+
+
+def _impossible(manifest: CheckpointManifest) -> str | None:
+    """What a manifest claims that cannot be, though its hash is right; else None.
+
+    Each tensor is covered exactly once, by files that are large enough for it: so nothing is ever allocated for it that
+    is not on the disk.
+    """
+    names = [file["name"] for file in manifest.files]
+    unsafe = next((name for name in names if not is_plain_name(name)), None)
+    if unsafe is not None or len(set(names)) < len(names):
+        return f"file name {unsafe!r} is not a plain name" if unsafe is not None else "lists a file twice"
+    odd = next((file["name"] for file in manifest.files if not _is_file(**file)), None)
+    if odd is not None:
+        return f"what it says of {odd} cannot be"
+    used: Counter[str] = Counter()
+    for key, pieces in manifest.tensors.items():
+        end = 0
+        for file, _, start, stop in sorted(pieces, key=lambda piece: piece[2]):
+            if start != end or stop <= start:
+                return f"the pieces of {key} do not cover it exactly once"
+            end = stop
+            used[file] += FLOAT_BYTES * (stop - start)
+        if end != prod(_sides(manifest.shapes[key.partition("/")[2]])):
+            return f"the pieces of {key} do not cover it exactly once"
+    unlisted = min(used.keys() - set(names), default=None)
+    if unlisted is not None:
+        return f"refers to {unlisted!r}, which is not among its hashed files"
+    small = next((file for file in manifest.files if used[file["name"]] > file["bytes"]), None)
+    if small is not None:
+        return f"{small['name']} of {small['bytes']:,} bytes is to hold {used[small['name']]:,} bytes of tensors"
+    kinds = {key.partition("/")[0] for key in manifest.tensors}
+    if manifest.tensors.keys() != {f"{kind}/{name}" for kind in kinds for name in manifest.shapes}:
+        return "some kind of value is there for some of the parameters only"
+    return None
+
+
+def _is_file(
+    name: str, bytes: int, sha256: str, block_bytes: int = _MOST_BLOCK_BYTES, blocks: list[str] | None = None
+) -> bool:
+    sizes = type(bytes) is int and bytes >= 0 and type(block_bytes) is int and 0 < block_bytes <= _MOST_BLOCK_BYTES
+    return sizes and (blocks is None or len(blocks) == -(-bytes // block_bytes))
+
+
+def _sides(shape: list[int]) -> list[int]:
+    if not all(type(side) is int and side > 0 for side in shape):
+        raise ValueError(f"shape {shape}")
+    return shape
 
 
 def _self_hash(body: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ from pipeline.data.storage import MAX_OPEN
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.index import MAX_REMOTE_BATCHES, ROWS_PER_BATCH
 from pipeline.dataset.quantities import human_bytes
+from pipeline.launch.saving import Saving, saving_of
 from pipeline.launch.states import States, model_states
 from pipeline.models.flops import PEAK_BF16, train_flops
 
@@ -96,7 +97,7 @@ class Volume:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of main memory for data, of a rank where nothing else is said."""
+    """Bytes of main memory for data and checkpoints, of a rank where nothing else is said."""
 
     windows: int  # on average
     windows_most: int
@@ -140,6 +141,7 @@ class Plan:
     shuffle: float | None  # see forecast.shuffle_quality
     volume: Volume
     memory: Memory
+    saving: Saving
     traffic: Traffic
     cache: CachePlan | None
     warnings: tuple[str, ...]
@@ -159,7 +161,8 @@ def make_plan(config: Config, corpus: Corpus, machines: Machines) -> Plan:
     length = _length(config, corpus, machines, feed)
     per_sample = sum(part.share * part.bytes / part.samples for part in parts)
     volume = _volume(length, per_sample, corpus.samples, machines)
-    memory = _memory(config, parts, feed, per_sample, machines)
+    saving = saving_of(config, len(corpus.classes), feed.steps, machines.ranks)
+    memory = _memory(config, parts, feed, per_sample, saving.snapshot, machines)
     plan = Plan(
         length=length,
         states=model_states(config, len(corpus.classes), machines.ranks, length.accumulation),
@@ -168,6 +171,7 @@ def make_plan(config: Config, corpus: Corpus, machines: Machines) -> Plan:
         shuffle=shuffle_quality(order, len(corpus.classes), config.batch_size),
         volume=volume,
         memory=memory,
+        saving=saving,
         traffic=_traffic(config, corpus, feed, length.images_per_s, memory.room, machines),
         cache=_cache(config, corpus, volume.run, machines),
         warnings=(),
@@ -232,7 +236,9 @@ def _volume(length: Length, per_sample: float, samples: int, machines: Machines)
     )
 
 
-def _memory(config: Config, parts: tuple[Part, ...], feed: TrainFeed, per_sample: float, machines: Machines) -> Memory:
+def _memory(
+    config: Config, parts: tuple[Part, ...], feed: TrainFeed, per_sample: float, snapshot: int, machines: Machines
+) -> Memory:
     loader = config.loader
     orders = zip(_orders(feed.order), parts, strict=True)
     held_bytes = [held(order, machines.ranks) * part.bytes / part.samples for order, part in orders]
@@ -244,11 +250,12 @@ def _memory(config: Config, parts: tuple[Part, ...], feed: TrainFeed, per_sample
     read_ahead = round(ahead * feed.rows * per_sample)
     ring = Shape(loader.prefetch + feed.accumulation, feed.rows, config.model.image_size).bytes
     most = round(windows.max())
-    node = machines.ranks_per_node * (min(most, limit or most) + read_ahead + ring)
+    node = machines.ranks_per_node * (min(most, limit or most) + read_ahead + ring + snapshot)
     if machines.memory is not None and node > machines.memory:
         raise UsageError(
-            f"loader: the ranks of a node take {human_bytes(node)} for data, and it has "
-            f"{human_bytes(machines.memory)}: lower loader.memory, loader.read_ahead or loader.prefetch"
+            f"loader: the ranks of a node take {human_bytes(node)} for data and checkpoints, and it has "
+            f"{human_bytes(machines.memory)}: lower loader.memory, loader.read_ahead or loader.prefetch, or set "
+            "checkpoint.asynchronous: false"
         )
     room = 1.0 if limit is None else float(np.minimum(1, limit / np.maximum(1, windows)).mean())
     return Memory(round(windows.mean()), most, limit, room, read_ahead, ring, node, machines.memory)

@@ -16,6 +16,7 @@ def as_lines(plan: Plan) -> list[str]:
         "order": _order(plan),
         "reading": _reading(plan),
         "memory": _memory(plan),
+        "saving": _saving(plan),
         "cache": _cache(plan),
         "warning": iter(plan.warnings),
     }
@@ -98,7 +99,14 @@ def _memory(plan: Plan) -> Iterator[str]:
         yield f"a rank: windows {human_bytes(memory.windows)}, at times {human_bytes(memory.windows_most)}{limit}"
     yield f"a rank: read-ahead {human_bytes(memory.read_ahead)}, ring of decoded images {human_bytes(memory.ring)}"
     has = f" of {human_bytes(memory.node_has)}" if memory.node_has is not None else ""
-    yield f"a node: at most {human_bytes(memory.node)}{has} for data"
+    yield f"a node: at most {human_bytes(memory.node)}{has} for data and checkpoints"
+
+
+def _saving(plan: Plan) -> Iterator[str]:
+    saving = plan.saving
+    yield f"a checkpoint has {human_bytes(saving.each)}, all that are kept, and one more, {human_bytes(saving.most)}"
+    if saving.snapshot:
+        yield f"a rank: {human_bytes(saving.snapshot)} of main memory for its part, while it is written beside training"
 
 
 def _cache(plan: Plan) -> Iterator[str]:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TextIO
@@ -18,23 +19,27 @@ class Console:
         self._live = speaks and self._stream.isatty()
         self._log = log.open("a", buffering=1) if speaks and log else None
         self._open = False  # a progress line stands at the cursor
+        self._lock = threading.Lock()  # a checkpoint is published beside training, and speaks too
 
     def say(self, message: str) -> None:
         """An event: a line that stays."""
-        if self._speaks:
+        if not self._speaks:
+            return
+        with self._lock:
             line = self._record(message)
             self._print(f"\n{line}\n" if self._open else f"{line}\n")
             self._open = False
 
     def progress(self, message: str) -> None:
         """Where the run is: the next call replaces it."""
-        if self._live:
+        if not self._live:
+            self.say(message)
+            return
+        with self._lock:
             self._record(message)
             width = shutil.get_terminal_size().columns - 1  # a wrapped line could not be rewritten
             self._print(f"\r\033[K{message[:width]}")
             self._open = True
-        else:
-            self.say(message)
 
     def _record(self, message: str) -> str:
         line = f"{time.strftime('%H:%M:%S')} {message}"

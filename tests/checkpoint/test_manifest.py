@@ -1,5 +1,8 @@
 """A manifest that is not byte for byte what was written is refused, and says why."""
 
+import os
+import resource
+
 import pytest
 
 from pipeline.checkpoint.manifest import CheckpointManifest, Damaged, published, read_checkpoint_manifest, step_name
@@ -19,7 +22,7 @@ def manifest(**changes) -> CheckpointManifest:
         "config_hash": "c" * 64,
         "parent": None,
         "data": {"fingerprint": "f" * 64, "order": {}, "ledger": {}},
-        "files": [{"name": "rank-00000.safetensors", "bytes": 10, "sha256": "a" * 64}],
+        "files": [{"name": "rank-00000.safetensors", "bytes": 100, "sha256": "a" * 64}],
         "shapes": {"norm.bias": [4]},
         "tensors": {"weight/norm.bias": [["rank-00000.safetensors", "weight/norm.bias", 0, 4]]},
     }
@@ -46,8 +49,77 @@ def test_every_single_byte_counts(tmp_path):
 
 @pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/passwd", "a/b"])
 def test_names_that_leave_the_folder_are_refused_even_with_a_right_hash(tmp_path, name):
-    manifest(files=[{"name": name, "bytes": 10, "sha256": "a" * 64}]).write(tmp_path)
+    manifest(files=[{"name": name, "bytes": 100, "sha256": "a" * 64}]).write(tmp_path)
     with pytest.raises(Damaged, match="not a plain name"):
+        read_checkpoint_manifest(tmp_path)
+
+
+def pieces(*ranges):
+    return {"weight/norm.bias": [[FILE, "weight/norm.bias", start, stop] for start, stop in ranges]}
+
+
+FILE = "rank-00000.safetensors"
+PETA = 10**15
+IMPOSSIBLE = {
+    "a shape of petabytes": ({"shapes": {"norm.bias": [PETA, 4]}}, "do not cover it exactly once"),
+    "a shape and pieces of petabytes": (
+        {"shapes": {"norm.bias": [PETA]}, "tensors": pieces((0, PETA))},
+        r"of 100 bytes is to hold 4,000,000,000,000,000 bytes",
+    ),
+    "a shape below zero": ({"shapes": {"norm.bias": [-2, -2]}}, "shape"),
+    "a shape of numbers that are none": ({"shapes": {"norm.bias": [4.0]}}, "shape"),
+    "a gap": ({"tensors": pieces((0, 1), (2, 4))}, "exactly once"),
+    "an overlap": ({"tensors": pieces((0, 3), (2, 4))}, "exactly once"),
+    "pieces that run backwards": ({"tensors": pieces((0, 8), (8, 4))}, "exactly once"),
+    "an unlisted file": ({"tensors": {"weight/norm.bias": [["b", "weight/norm.bias", 0, 4]]}}, "'b', which is not"),
+    "a tensor of no parameter": ({"tensors": pieces((0, 4)) | {"weight/other": []}}, "other"),
+    "a moment of some": (
+        {"shapes": {"norm.bias": [4], "b": [1]}, "tensors": pieces((0, 4)) | {"exp_avg/b": [[FILE, "b", 0, 1]]}},
+        "some of the parameters only",
+    ),
+    "a file twice": ({"files": [{"name": FILE, "bytes": 100, "sha256": "a" * 64}] * 2}, "lists a file twice"),
+    "blocks of a petabyte": (
+        {"files": [{"name": FILE, "bytes": 100, "sha256": "", "block_bytes": PETA, "blocks": ["a"]}]},
+        "what it says of rank-00000",
+    ),
+    "too few blocks": (
+        {"files": [{"name": FILE, "bytes": 100, "sha256": "", "block_bytes": 10, "blocks": ["a"]}]},
+        "what it says of rank-00000",
+    ),
+    "a file of text bytes": ({"files": [{"name": FILE, "bytes": "100", "sha256": ""}]}, "what it says of rank-00000"),
+    "a file of something else": ({"files": [{"name": FILE, "bytes": 100, "sha256": "", "pickle": 1}]}, "pickle"),
+}
+
+
+@pytest.mark.parametrize("claim", IMPOSSIBLE)
+def test_what_cannot_be_is_refused_even_with_a_right_hash(tmp_path, claim):
+    changes, words = IMPOSSIBLE[claim]
+    manifest(**changes).write(tmp_path)
+    with pytest.raises(Damaged, match=words):
+        read_checkpoint_manifest(tmp_path)
+
+
+def test_a_manifest_of_a_gigabyte_is_refused_and_not_read(tmp_path):
+    with (tmp_path / "manifest.json").open("wb") as file:
+        file.truncate(10**9)  # a hole: nothing is on the disk
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(Damaged, match="268,435,456 bytes are not a manifest"):
+        read_checkpoint_manifest(tmp_path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 * 2**10  # kilobytes
+
+
+def test_a_manifest_that_is_no_file_or_endless_is_refused(tmp_path):
+    path = tmp_path / "manifest.json"
+    path.mkdir()
+    with pytest.raises(Damaged, match="Is a directory"):
+        read_checkpoint_manifest(tmp_path)
+    path.rmdir()
+    os.mkfifo(path)
+    with pytest.raises(Damaged, match="not a regular file"):
+        read_checkpoint_manifest(tmp_path)
+    path.unlink()
+    path.write_text("[" * 100_000)
+    with pytest.raises(Damaged, match="not a readable manifest"):
         read_checkpoint_manifest(tmp_path)
 
 

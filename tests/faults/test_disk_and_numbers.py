@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import shutil
 import subprocess
 import time
 
@@ -58,6 +59,76 @@ def test_a_full_disk_does_not_stop_training_and_nothing_is_half_written(data, un
     assert [c["epoch"] for c in certificates if c["exactly_once"]] == list(range(30))
 
 
+def remount(disk, how):
+    subprocess.run(["mount", "-o", f"remount,{how}", str(disk)], check=True)
+
+
+def until_said(run, words, launcher):
+    """Waits until rank 0's log of the first attempt has these words in it."""
+    log = run.with_suffix("") / "attempts" / "000" / "rank-0.log"
+    while launcher.poll() is None and words not in log.read_text():
+        time.sleep(0.01)
+
+
+def test_a_file_system_that_becomes_read_only_does_not_stop_training(data, small_disk, tmp_path):
+    """Only the checkpoints lie there: a disk with open files cannot be made read-only."""
+    run = write_run(tmp_path / "run.yaml", *data, epochs=30, checkpoint={"every_steps": 5, "keep_last": 2})
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(small_disk)
+    launcher = start("train", run, "--nproc", 2)
+    assert until_step(launcher, run, 12)
+    while launcher.poll() is None:
+        try:
+            remount(small_disk, "ro")
+            break
+        except subprocess.CalledProcessError:  # a checkpoint is being written at this moment
+            time.sleep(0.05)
+    until_said(run, "Read-only file system", launcher)
+    before = {path.name for path in published(small_disk)}
+    time.sleep(0.5)
+    assert {path.name for path in published(small_disk)} == before
+    for path in published(small_disk):
+        verify(path)
+    remount(small_disk, "rw")
+    out, err = launcher.communicate(timeout=120)
+    assert launcher.returncode == 0, out + err
+    assert "was not written" in out and "training goes on, the newest checkpoint is step-" in out
+    assert sorted(path.name for path in small_disk.iterdir()) == ["step-00000325", "step-00000330"]
+    assert list(steps_of(run)) == list(range(1, 331))
+
+
+def test_checkpoints_that_vanish_are_missed_and_made_anew(data, tmp_path):
+    run = write_run(tmp_path / "run.yaml", *data, epochs=20, checkpoint={"every_steps": 5, "keep_last": 2})
+    checkpoints = tmp_path / "run" / "checkpoints"
+    launcher = start("train", run, "--nproc", 2)
+    assert until_step(launcher, run, 12)
+    gone = tmp_path / "gone"
+    checkpoints.rename(gone)
+    out, err = launcher.communicate(timeout=120)
+    assert launcher.returncode == 0, out + err
+    assert "the checkpoint before it, is gone: somebody has removed it" in out
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step-00000215", "step-00000220"]
+    for path in [*published(checkpoints), *published(gone)]:
+        verify(path)
+
+
+def test_a_disk_that_stays_full_ends_the_run_with_1_and_keeps_what_there_is(data, small_disk, tmp_path):
+    run = write_run(tmp_path / "run.yaml", *data, epochs=10, checkpoint={"every_steps": 5, "keep_last": 2})
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(small_disk)
+    launcher = start("train", run, "--nproc", 2)
+    assert until_step(launcher, run, 12)
+    fill(small_disk)
+    out, err = launcher.communicate(timeout=120)
+    assert launcher.returncode == 1, out + err
+    assert len(err.strip().splitlines()) == 1 and "step-00000110 was not written" in err and "No space left" in err
+    (small_disk / "filler").unlink()
+    assert 0 < len(published(small_disk)) <= 3
+    for path in published(small_disk):
+        verify(path)
+    assert "finished" in train(run, 2).stdout
+
+
 def test_diverged_training_is_stopped_and_not_saved(data, tmp_path):
     run = write_run(tmp_path / "run.yaml", *data, optimizer={"lr": 1e30}, log_every=50, precision="bf16", epochs=40)
     done = vitstream("train", run, "--nproc", 2)
@@ -74,6 +145,31 @@ def test_old_checkpoints_are_pruned(data, tmp_path):
     train(run, 1)
     names = [path.name for path in (run.with_suffix("") / "checkpoints").iterdir()]
     assert sorted(names) == ["step-00000032", "step-00000033"]
+
+
+def test_what_a_user_keeps_stays_and_copies_are_whole(data, tmp_path):
+    keep = {"every_steps": 4, "keep_last": 1, "keep_every": 16, "copy_to": str(tmp_path / "copies")}
+    run = write_run(tmp_path / "run.yaml", *data, checkpoint=keep)
+    train(run, 2, "--set", "steps=8", "--set", "epochs=null")
+    checkpoints = tmp_path / "run" / "checkpoints"
+    (checkpoints / "step-00000008" / "keep").touch()
+    shutil.rmtree(tmp_path / "copies" / "step-00000008")  # as if the attempt had not come to it
+    assert "checkpoint step-00000008 copied to" in train(run, 2).stdout
+    assert [path.name for path in published(checkpoints)] == [f"step-000000{n}" for n in ("08", "16", "32", "33")]
+    copies = published(tmp_path / "copies")
+    assert {"step-00000004", "step-00000008", "step-00000033"} <= {path.name for path in copies}
+    for path in copies:
+        verify(path)
+    shutil.rmtree(checkpoints)
+    shutil.copytree(tmp_path / "copies", checkpoints)
+    assert "all 33 steps are done, and the checkpoint verifies" in train(run, 1).stdout
+
+
+def test_without_a_snapshot_training_waits_and_ends_the_same(data, undisturbed, tmp_path):
+    run = write_run(tmp_path / "run.yaml", *data, checkpoint={"every_steps": 5, "asynchronous": False})
+    out = train(run, 2).stdout
+    assert "published in" in out and "training waited" not in out
+    assert [s["loss"] for s in steps_of(run).values()] == [s["loss"] for s in undisturbed.values()]
 
 
 def test_a_sigmoid_loss_trains_from_its_head_bias(data, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 
 from tests.soak import (
     checkpoint_matrix,
+    checkpoint_mutations,
     prep_kills,
     prep_sources,
     stop_signals,
@@ -67,3 +68,7 @@ def test_a_checkpoint_goes_on_with_other_processes_and_another_stage(trial, tmp_
 def test_a_run_that_is_asked_to_stop_goes_on_as_if_nothing_had_happened(tmp_path):
     trial = {"seed": 110, "world": 2, "workers": 1, "phases": ["evaluate", "data", "save"]}
     assert stop_signals.run(trial, tmp_path)["faults"] == 3
+
+
+def test_damaged_checkpoints_are_found_and_the_one_before_is_taken(tmp_path):
+    assert checkpoint_mutations.run({"seed": 109, "mutations": 50}, tmp_path)["faults"] == 50

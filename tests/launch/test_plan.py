@@ -22,6 +22,7 @@ from pipeline.dataset.location import Location
 from pipeline.dataset.manifest import Manifest, Shard
 from pipeline.launch.plan import ASSUMED_MOST, Machines, Plan, make_plan
 from pipeline.launch.plan_lines import as_lines
+from pipeline.launch.saving import Saving
 from tests.datasets import make_dataset, photo_entry, write_dataset
 from tests.remote import connected
 from tests.runs import one_line, steps_of, train, vitstream, write_run
@@ -80,12 +81,15 @@ class Counting(Reader):
 def test_a_run_takes_the_steps_that_were_planned(tiny: Path) -> None:
     done = vitstream("plan", tiny, "--json")
     assert done.returncode == 0, done.stderr
-    length = json.loads(done.stdout)["length"]
+    planned = json.loads(done.stdout)
+    length = planned["length"]
     assert not (tiny.parent / "run").exists(), "a plan writes nothing"
     said, steps = train(tiny).stdout, steps_of(tiny)
     assert (length["steps"], length["last_batch"], length["samples"], length["epochs"]) == (4, 4, 100, 1.0)
     assert len(steps) == 4 and steps[4]["consumed"] == 100 and steps[3]["consumed"] == 96
     assert f"{length['accumulation']} x {length['micro_batch']} each" in said
+    (file,) = (tiny.parent / "run" / "checkpoints").glob("step-*/*.safetensors")
+    assert planned["saving"]["each"] < file.stat().st_size < 1.02 * planned["saving"]["each"], "and a header"
 
 
 @pytest.mark.fast
@@ -161,7 +165,14 @@ def test_a_large_run(tmp_path: Path) -> None:
     assert memory.windows == pytest.approx(pool / 2, rel=0.1) and 0.9 * pool < memory.windows_most < 1.05 * pool
     assert plan.traffic.requests.per_sample == pytest.approx(1 / 64, rel=0.1)  # a lane is one worker's
     assert plan.shuffle is not None and plan.shuffle < 1.1 and plan.warnings == ()
+    state = 12 * 632_045_800  # ViT-H/14 of 1,000 classes
+    assert plan.saving == Saving(each=state, most=4 * state, snapshot=-(-state // 64))
+    synchronous = {"every_steps": 100_000, "keep_last": 1, "keep_every": 500_000, "asynchronous": False}
+    less = plan_of(tmp_path, corpus, Machines(8, 8, 1000 * GB, None), checkpoint=synchronous)
+    assert less.saving == Saving(state, 4 * state, 0)
+    assert memory.node - less.memory.node == 8 * plan.saving.snapshot
     said = "\n".join(as_lines(plan))
+    assert "a rank: 118.5 MB of main memory for its part" in said and "118.5 MB" not in "\n".join(as_lines(less))
     assert "chi-square 1.0" in said and "40% of an H100's peak" in said and "of it by each node" in said
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from tests.runs import CHECKOUT
 from tests.soak import (
     checkpoint_matrix,
+    checkpoint_mutations,
     prep_kills,
     prep_sources,
     stop_signals,
@@ -30,6 +31,7 @@ MATRICES = (
     stream_faults.MATRIX,
     checkpoint_matrix.MATRIX,
     stop_signals.MATRIX,
+    checkpoint_mutations.MATRIX,
 )
 REPORT = CHECKOUT / "docs/faults.md"
 

@@ -1,0 +1,115 @@
+"""Writing a file and hashing it in one pass, and finding which bytes of it have changed since. Torch-free.
+
+The SHA-256 of a file says whether it is what was written; the short hashes of its blocks say where it is not.
+"""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import xxhash
+
+from pipeline.dataset.files import open_regular
+
+BLOCK_BYTES: Final = 4 * 2**20
+_AHEAD: Final = 8  # pieces that hashing may be ahead of the disk
+_SMALL: Final = 2**16  # bytes for which another thread is not worth its wake-up
+
+
+def write_hashed(path: Path, views: Iterable[memoryview]) -> dict[str, Any]:
+    """Writes a new file and makes it durable.
+
+    Args:
+        path: not there yet.
+        views: its bytes, in order. They are hashed here and written by another thread, neither of which holds the
+            interpreter; each may change once the next eight large ones have been asked for, or at the end.
+
+    Returns:
+        {"name", "bytes", "sha256", "block_bytes", "blocks"}; `blocks` are xxh3-64 hashes, 16 hex digits each.
+
+    Raises:
+        OSError: the disk is full, say. Part of the file may be there.
+    """
+    sha256, block, blocks, size = hashlib.sha256(), xxhash.xxh3_64(), [], 0
+    with path.open("xb", buffering=0) as file, ThreadPoolExecutor(1, "checkpoint-write") as writer:
+        under_way: deque[Future[None]] = deque()
+        try:
+            for piece in _cut(views):
+                if len(piece) < _SMALL and not under_way:
+                    _write_all(file, piece)
+                else:
+                    under_way.append(writer.submit(_write_all, file, piece))
+                sha256.update(piece)
+                block.update(piece)
+                size += len(piece)
+                if size % BLOCK_BYTES == 0:
+                    blocks.append(block.hexdigest())
+                    block = xxhash.xxh3_64()
+                while len(under_way) > _AHEAD or (under_way and under_way[0].done()):
+                    under_way.popleft().result()
+            while under_way:
+                under_way.popleft().result()
+        finally:  # after an error nothing of what still waits is written
+            writer.shutdown(cancel_futures=True)
+        os.fsync(file.fileno())
+    if size % BLOCK_BYTES:
+        blocks.append(block.hexdigest())
+    hashes = {"sha256": sha256.hexdigest(), "block_bytes": BLOCK_BYTES, "blocks": blocks}
+    return {"name": path.name, "bytes": size} | hashes
+
+
+def sha256_of(path: Path) -> str:
+    """Raises OSError, also where it is no regular file."""
+    digest = hashlib.sha256()
+    with open_regular(path) as file:
+        for piece in _read(file, BLOCK_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def changed_bytes(path: Path, block_bytes: int, blocks: list[str]) -> list[tuple[int, int]]:
+    """[first, last] of the stretches of a file whose blocks are not what was written. Raises OSError."""
+    stretches: list[tuple[int, int]] = []
+    with open_regular(path) as file:
+        at = 0
+        for piece, expected in zip(_read(file, block_bytes), blocks, strict=False):
+            first, at = at, at + len(piece)
+            if xxhash.xxh3_64_hexdigest(piece) == expected:
+                continue
+            if stretches and stretches[-1][1] == first - 1:
+                first = stretches.pop()[0]
+            stretches.append((first, at - 1))
+    return stretches
+
+
+def _cut(views: Iterable[memoryview]) -> Iterator[memoryview]:
+    """The same bytes in pieces none of which crosses from one block of the file into the next."""
+    room = BLOCK_BYTES
+    for view in views:
+        rest = view.cast("B")
+        while len(rest):
+            piece, rest = rest[:room], rest[room:]
+            room = room - len(piece) or BLOCK_BYTES
+            yield piece
+
+
+def _write_all(file: BinaryIO, piece: memoryview) -> None:
+    while len(piece):
+        piece = piece[file.write(piece) :]
+
+
+def _read(file: BinaryIO, size: int) -> Iterator[memoryview]:
+    """A file's bytes in pieces of `size`, all but the last; each is valid until the next is asked for."""
+    buffer = memoryview(bytearray(size))
+    while True:
+        filled = 0
+        while filled < size and (count := file.readinto(buffer[filled:])):  # type: ignore[attr-defined]
+            filled += count
+        if filled:
+            yield buffer[:filled]
+        if filled < size:
+            return

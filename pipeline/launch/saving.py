@@ -1,0 +1,25 @@
+"""What a run's checkpoints take, on the disk and in memory. Torch-free."""
+
+from dataclasses import dataclass
+
+from pipeline.config import Config
+from pipeline.launch.states import parameters
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Bytes of checkpoints."""
+
+    each: int  # on the disk
+    most: int  # of all that are kept, while another is written
+    snapshot: int  # of one, in the main memory of a rank while it is written beside training
+
+
+def saving_of(config: Config, classes: int, steps: int, ranks: int) -> Saving:
+    """Of a run of so many steps, on so many ranks, each of which writes an equal share."""
+    checkpoint = config.checkpoint
+    values = 4 if config.ema else 3  # weight, two moments and, where there is one, the average; in fp32
+    each = 4 * values * parameters(config, classes)
+    kept = checkpoint.keep_last + 1 + (steps // checkpoint.keep_every if checkpoint.keep_every else 0)
+    made = -(-steps // checkpoint.every_steps)  # the last step's, too
+    return Saving(each, each * min(kept, made), -(-each // ranks) if checkpoint.asynchronous else 0)
