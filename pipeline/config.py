@@ -76,6 +76,7 @@ class Model(_Section):
     depth: Positive | None = None
     mlp_dim: Positive | None = None
     heads: Positive | None = None
+    init: Path | None = None  # weights that a fresh run starts from: a Hugging Face folder, or a checkpoint's
 
     @property
     def variant(self) -> Variant:

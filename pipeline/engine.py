@@ -49,21 +49,24 @@ def engine_notes(config: Config, accumulation: int) -> list[str]:
     return []
 
 
+def vit_config(config: Config, classes: int) -> ViTConfig:
+    """What a run's model is."""
+    model, regularization = config.model, config.regularization
+    return ViTConfig(
+        variant=model.variant,
+        image_size=model.image_size,
+        classes=classes,
+        pooling=model.pooling,
+        representation_size=model.representation_size,
+        head_bias=model.head_bias,
+        dropout=regularization.dropout,
+        drop_path=regularization.drop_path,
+    )
+
+
 def build_model(config: Config, classes: int) -> ViT:
     """The model on the CPU in float32, initialised from the run's seed."""
-    model, regularization = config.model, config.regularization
-    return ViT(
-        ViTConfig(
-            variant=model.variant,
-            image_size=model.image_size,
-            classes=classes,
-            pooling=model.pooling,
-            representation_size=model.representation_size,
-            head_bias=model.head_bias,
-            dropout=regularization.dropout,
-            drop_path=regularization.drop_path,
-        )
-    ).initialise(config.seed)
+    return ViT(vit_config(config, classes)).initialise(config.seed)
 
 
 def build_engine(

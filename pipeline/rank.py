@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from pipeline.train import Trainer
 
 
-def run_rank(environment: RankEnvironment, run_yaml: Path, overrides: list[str], from_scratch: bool) -> None:
+def run_rank(
+    environment: RankEnvironment, run_yaml: Path, overrides: list[str], from_scratch: bool, accept_changes: bool
+) -> None:
     """Joins the run and trains to its end. A rank that fails after joining ends its process here, with its verdict.
 
     Raises:
@@ -30,7 +32,7 @@ def run_rank(environment: RankEnvironment, run_yaml: Path, overrides: list[str],
         die_with(int(os.environ[PARENT_PID]))
     stop = StopRequest()
     try:
-        prepared = prepare(run_yaml, overrides, environment.world_size, from_scratch)
+        prepared = prepare(run_yaml, overrides, environment.world_size, from_scratch, accept_changes)
         attempt = _begin_attempt(prepared, environment)
     except UsageError as error:
         if environment.rank == 0:

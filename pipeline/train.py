@@ -5,7 +5,6 @@ All state that a resume needs is `Progress` and the engine's tensors. Everything
 
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,16 +16,12 @@ from pipeline.checkpoint.load import load
 from pipeline.checkpoint.manifest import CheckpointManifest
 from pipeline.checkpoint.restore import choose_checkpoint
 from pipeline.checkpoint.saver import Saver
+from pipeline.checkpoint.start import start_from
 from pipeline.checkpoint.state import slices_to_save
-from pipeline.data.corpus import fit_order, order_from_json
-from pipeline.data.feed import TrainFeed
-from pipeline.data.ledger import Ledger
 from pipeline.data.loader import Loader
 from pipeline.data.mosaic.loader import MosaicLoader
-from pipeline.data.mosaic.order import LIMITS, MosaicFeed, MosaicOrder
-from pipeline.data.order import SampleOrder
+from pipeline.data.mosaic.order import LIMITS, MosaicFeed
 from pipeline.data.recipe import Recipe
-from pipeline.data.stretches import Stretches, begun, resumed
 from pipeline.dataset.errors import StoppedResumable, WorkFailed
 from pipeline.dataset.files import atomic_file
 from pipeline.dataset.remote.traffic import Fetched
@@ -39,25 +34,16 @@ from pipeline.models.flops import device_peak, train_flops
 from pipeline.optim.ema import AVERAGE, WeightAverage
 from pipeline.optim.masters import optimizer_step
 from pipeline.optim.schedule import learning_rate
+from pipeline.progress import Progress
 from pipeline.run.console import Console
-from pipeline.run.environment import environment_facts
+from pipeline.run.environment import code_version, environment_facts
 from pipeline.run.holes import Holes, known_holes, to_repeat
 from pipeline.run.journal import Journal, StepFacts
+from pipeline.run.lineage import Lineage
 from pipeline.run.progress_line import progress_line
 from pipeline.run.starvation import split
 from pipeline.run.stop_request import StopRequest
 from pipeline.step import train_step
-
-
-@dataclass
-class Progress:
-    """Where a run is."""
-
-    step: int  # optimizer steps done
-    consumed: int  # samples used
-    order: SampleOrder | MosaicOrder
-    ledger: Ledger
-    stretches: Stretches  # of equal batch sizes, so far
 
 
 class Trainer:
@@ -81,8 +67,9 @@ class Trainer:
         self.console = Console(self.world.is_main, self.run.attempt(self.attempt) / "rank-0.log")
         self.validation = Validation(self.config, prepared.val, self.world, self.agreement, self.console)
         self.from_scratch = from_scratch
-        self.progress = Progress(0, 0, self._order(), Ledger(), begun(self.config.batch_size))
+        self.progress = Progress.begun(self.config, prepared.train, self.world)
         self.loader: Loader | MosaicLoader | None = None
+        self.lineage = Lineage(code_version() if self.world.is_main else {})
         self.resumed_from: str | None = None
         self.began = 0.0  # the step under way
 
@@ -94,13 +81,13 @@ class Trainer:
             self.stop.enter("setup")
         checkpoint = choose_checkpoint(self.run.checkpoints, self.attempt, self.world, self.console.say)
         if checkpoint:
-            self.progress = self._progress_from(checkpoint[1])
+            self.progress = Progress.after(checkpoint[1], self.config, self.prepared.train, self.world)
+            self.lineage = Lineage.after(self.lineage.code, checkpoint[1].code, checkpoint[1].losses)
             self.resumed_from = checkpoint[0].name
-        progress = self.progress
-        progress.stretches = resumed(progress.stretches, progress.step, progress.consumed, self.config.batch_size)
-        self.feed, self.first_step = self._feed(), progress.step
+        self.feed = self.progress.feed(self.config, self.prepared.train, self.world)
+        self.first_step = self.progress.step
         self.total_steps = self.progress.step + self.feed.steps
-        self.evaluates_first = self.validation.is_missing(self.run.metrics, progress.step, self.total_steps)
+        self.evaluates_first = self.validation.is_missing(self.run.metrics, self.first_step, self.total_steps)
         if self.feed.steps <= 0 and not self.evaluates_first:
             self.console.say(f"finished: all {self.progress.step:,} steps are done, and the checkpoint verifies")
             return
@@ -119,30 +106,6 @@ class Trainer:
 
     # -- setting up --------------------------------------------------------------------------------------------
 
-    def _order(self, kept: dict[str, Any] | None = None, consumed: int = 0) -> SampleOrder | MosaicOrder:
-        """The order of a run that starts, or, with what a checkpoint kept of it, goes on."""
-        config, corpus, world = self.config, self.prepared.train, self.world
-        if config.loader.name == "mosaic":
-            nodes = world.size // world.local_size
-            return MosaicOrder.of(corpus.samples, config.seed, nodes, world.size, kept, consumed)
-        return order_from_json(kept) if kept else fit_order(corpus, config.batch_size, config.seed)
-
-    def _progress_from(self, manifest: CheckpointManifest) -> Progress:
-        order = self._order(manifest.data["order"], manifest.consumed)
-        ledger = Ledger.from_json(manifest.data["ledger"])
-        return Progress(manifest.step, manifest.consumed, order, ledger, manifest.stretches)
-
-    def _feed(self) -> TrainFeed | MosaicFeed:
-        config, progress, world = self.config, self.progress, self.world
-        size, limit, consumed = config.batch_size, config.micro_batch_size, progress.consumed
-        if isinstance(progress.order, MosaicOrder):
-            to_come = (config.steps or 0) - progress.step
-            return MosaicFeed(progress.order, size, world.rank, limit, consumed, config.epochs, to_come)
-        total = config.total_samples(self.prepared.train.samples, progress.step, consumed)
-        return TrainFeed(
-            progress.order, size, world.size, world.rank, limit, consumed, total, mixes=config.augment.mixes
-        )
-
     def _introduce(self) -> None:
         """Says what starts, and writes config.yaml and env.json."""
         config, train, world = self.config, self.prepared.train, self.world
@@ -154,7 +117,7 @@ class Trainer:
         self.run.write_environment(environment_facts(str(world.device)))
         start = f"{self.resumed_from}, which verifies" if self.resumed_from else f"step {self.progress.step:,}"
         self.console.say(f"attempt {self.attempt}, from {start}: {self.run.path}")
-        for line in self.prepared.changed:
+        for line in (*self.prepared.changed, *self.lineage.changed):
             self.console.say(f"changed since that checkpoint: {line}")
         if config.loader.name == "mosaic":
             self.console.say(LIMITS)
@@ -178,6 +141,9 @@ class Trainer:
         if self.feed.steps > 0:  # first: it reads its first batches while the model is built
             self.loader = self._load_training(data.get("order"), known)
         model = build_model(config, len(corpus.classes))
+        if config.model.init and not checkpoint:
+            for line in start_from(config.model.init, model, config.model.variant.heads, corpus.classes):
+                self.console.say(line)
         accumulation, micro_batch = self.feed.accumulation, self.feed.batch
         self.engine = build_engine(config, model, world.device, micro_batch, accumulation, world.size)
         self.average = WeightAverage(self.engine, config.ema.decay) if config.ema else None
@@ -299,6 +265,8 @@ class Trainer:
     def _flush(self) -> None:
         """Writes the pending steps and shows the last."""
         if lines := self.journal.flush():
+            if jump := self.lineage.add([line["loss"] for line in lines]):
+                self.console.say(jump)
             self.console.progress(progress_line(lines, self.total_steps))
 
     def _save_if_new(self, required: bool) -> None:
@@ -329,6 +297,8 @@ class Trainer:
                 "holes": self.holes.to_json(),
                 "stretches": progress.stretches,
             },
+            "classes": list(self.prepared.train.classes),
+            **self.lineage.facts(),
         }
 
     def _order_to_json(self) -> dict[str, Any]:

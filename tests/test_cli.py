@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.cli import app
+from pipeline.cli import app, checkpoint
 from tests.datasets import make_dataset
 from tests.runs import CHECKOUT, one_line, vitstream
 
-VERBS = [command.callback.__name__ for command in app.registered_commands]
+VERBS = [(command.callback.__name__,) for command in app.registered_commands]
+VERBS += [("checkpoint", command.name or command.callback.__name__) for command in checkpoint.app.registered_commands]
 HEAVY = ("torch", "numpy", "pyarrow", "deepspeed", "transformers", "cv2", "PIL")
 RUN = {
     "run_dir": "runs/one",
@@ -65,20 +66,20 @@ def configure(folder: Path, **changes: object) -> None:
     (folder / "run.yaml").write_text(yaml.safe_dump(RUN | changes))
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help_with_an_example(verb: str) -> None:
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_every_verb_has_help_with_an_example(verb: tuple[str, ...]) -> None:
     for option in ("--help", "-h"):
-        done = vitstream(verb, option)
-        assert done.returncode == 0 and "Example:" in done.stdout and f"vitstream {verb} " in done.stdout
+        done = vitstream(*verb, option)
+        assert done.returncode == 0 and "Example:" in done.stdout and f"vitstream {' '.join(verb)} " in done.stdout
         assert "Exit codes:" in done.stdout
 
 
 def test_help_names_every_verb_and_imports_nothing_heavy() -> None:
     done = vitstream("--help")
-    assert done.returncode == 0 and all(verb in done.stdout for verb in VERBS)
+    assert done.returncode == 0 and all(verb[0] in done.stdout for verb in VERBS)
     assert not modules_after("--help").intersection(HEAVY)
     for verb in VERBS:
-        assert not modules_after(verb, "--help").intersection(HEAVY), verb
+        assert not modules_after(*verb, "--help").intersection(HEAVY), verb
 
 
 @pytest.mark.parametrize("arguments", [("no-such-verb",), ("train",), ("order", "--step", "x"), ("train", "--bogus")])

@@ -12,4 +12,9 @@ retention.py  what stays, what is pruned, what is set aside
 verify.py     whether every byte is what was written, and which is not
 restore.py    choose the newest that verifies
 load.py       slices into an engine of any world size and any ZeRO stage
+listing.py    what checkpoints there are; which are kept
+export.py     to Hugging Face and plain safetensors, with a model card (card.py)
+source.py, start.py  model.init: a fresh run's weights from elsewhere
+adopt.py, native.py  import of DeepSpeed's own checkpoints (native.py unpickles, in a process of its own;
+                     zero_layout.py: where what lies in them)
 """

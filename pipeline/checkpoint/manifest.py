@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any, Final
@@ -59,6 +59,9 @@ class CheckpointManifest:
     shapes: dict[str, list[int]]  # of each parameter
     tensors: dict[str, list[Piece]]  # "KIND/NAME" -> where its elements lie
     version: int = FORMAT_VERSION
+    classes: list[str] = field(default_factory=list)  # names, in the order of the head's outputs
+    code: dict[str, str] = field(default_factory=dict)  # version and, of a checkout, git_commit; older ones: unknown
+    losses: list[float] = field(default_factory=list)  # of the last steps, the newest last
 
     @property
     def stretches(self) -> Stretches:

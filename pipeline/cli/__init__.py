@@ -8,7 +8,22 @@ import sys
 
 import typer
 
-from pipeline.cli import convert, dedup, finalize, index, inspect, order, plan, shard, stop, submit, train, verify, view
+from pipeline.cli import (
+    checkpoint,
+    convert,
+    dedup,
+    finalize,
+    index,
+    inspect,
+    order,
+    plan,
+    shard,
+    stop,
+    submit,
+    train,
+    verify,
+    view,
+)
 from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
 from pipeline.dataset.names import one_line
 
@@ -40,6 +55,7 @@ VERBS = (
 )
 for verb in VERBS:
     app.command(epilog=verb.EXAMPLE)(getattr(verb, verb.__name__.rpartition(".")[2]))
+app.add_typer(checkpoint.app, name="checkpoint")
 
 
 def main() -> None:

@@ -19,6 +19,9 @@ def train(
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Begin at step 0 although checkpoints exist; they are set aside.")
     ] = False,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="Go on although RUN.yaml now trains something else.")
+    ] = False,
 ) -> None:
     """Train on this machine; the same command resumes.
 
@@ -33,8 +36,9 @@ def train(
         from pipeline.launch.preflight import prepare
 
         processes = nproc or default_processes()
-        launch(prepare(run, set_ or [], processes, from_scratch), processes, from_scratch)
+        prepared = prepare(run, set_ or [], processes, from_scratch, accept_changes)
+        launch(prepared, processes, from_scratch, accept_changes)
         return
     from pipeline.rank import run_rank
 
-    run_rank(environment, run, set_ or [], from_scratch)
+    run_rank(environment, run, set_ or [], from_scratch, accept_changes)

@@ -19,7 +19,7 @@ _GRACE_S: Final = 2.0  # for the other ranks to end by themselves after one has 
 _STOP_GRACE_S: Final = 10.0  # the same after one has stopped: all have saved by then, or one was starting still
 
 
-def launch(prepared: Prepared, processes: int, from_scratch: bool) -> None:
+def launch(prepared: Prepared, processes: int, from_scratch: bool, accept_changes: bool = False) -> None:
     """Owns the run directory, starts the ranks of one attempt and waits for them.
 
     Raises:
@@ -48,6 +48,7 @@ def launch(prepared: Prepared, processes: int, from_scratch: bool) -> None:
 
     command = [sys.executable, "-P", "-m", "pipeline.cli", "train", str(attempt / "config.yaml")]
     command += ["--from-scratch"] if from_scratch else []
+    command += ["--accept-changes"] if accept_changes else []
     for rank in range(processes):
         if not asked:
             ranks.append(_start(command, rank, processes, number, attempt))

@@ -2,23 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.checkpoint.manifest import CheckpointManifest, Damaged, published, read_checkpoint_manifest
-from pipeline.config import Config, differences, load_config
+from pipeline.checkpoint.source import open_source
+from pipeline.config import Config, load_config
 from pipeline.data.cache import open_folder
 from pipeline.data.corpus import Corpus, Member, not_cached, open_corpus, open_member
 from pipeline.dataset.errors import UsageError
-from pipeline.dataset.location import Location
 from pipeline.dataset.remote.patience import Patience
 from pipeline.launch import mosaic
+from pipeline.launch.changes import changes, refuse_harmful
 from pipeline.launch.template import zero_template
 from pipeline.run.directory import RunDirectory
-
-# A checkpoint of other values of these does not fit: the weights' shapes, or the order in which samples are read.
-_FIXED = ("model.", "seed", "loader.name")
-# Keys that older checkpoints lack, and what they meant.
-_SINCE = {"loader.name": "vitstream", "evaluate.weights": "model", "checkpoint.asynchronous": True}
 
 
 @dataclass(frozen=True)
@@ -40,10 +35,12 @@ class Prepared:
         return not_cached([*train, *filter(None, [self.val])])
 
 
-def prepare(run_yaml: Path, overrides: list[str], world_size: int, from_scratch: bool) -> Prepared:
+def prepare(
+    run_yaml: Path, overrides: list[str], world_size: int, from_scratch: bool, accept_changes: bool = False
+) -> Prepared:
     """Checks configuration, data and the run's folder for a start with `world_size` ranks.
 
-    From scratch, what the run was before does not matter.
+    From scratch, what the run was before does not matter. `accept_changes`: also to what is trained.
 
     Raises:
         UsageError: what is wrong, and the fix.
@@ -54,17 +51,19 @@ def prepare(run_yaml: Path, overrides: list[str], world_size: int, from_scratch:
         open_folder(config.data.cache, [member.location for member in (*train.members, *filter(None, [val]))])
     run = RunDirectory(config.run_dir)
     run.create()
-    _, changed = (None, ()) if from_scratch else newest_checkpoint(config, run, train)
+    newest, changed = (None, ()) if from_scratch else newest_checkpoint(config, run, train, accept_changes)
+    if newest is None:
+        _check_start(config)
     return Prepared(config, run, train, val, changed)
 
 
 def newest_checkpoint(
-    config: Config, run: RunDirectory, train: Corpus
+    config: Config, run: RunDirectory, train: Corpus, accept_changes: bool
 ) -> tuple[CheckpointManifest | None, tuple[str, ...]]:
     """What a start would go on from, as far as its manifest is sound, and what differs from it, a line each.
 
     Raises:
-        UsageError: it does not fit this configuration, or this data.
+        UsageError: it does not fit this configuration, or this data, or not without `accept_changes`.
     """
     newest = _newest(run)
     if newest is None:
@@ -75,7 +74,9 @@ def newest_checkpoint(
             f"{train.fingerprint[:12]}, theirs {newest.data['fingerprint'][:12]}): bring that back, "
             "or take another run_dir"
         )
-    return newest, _compare(config, newest)
+    found = changes(newest.config, config)
+    refuse_harmful(found, accept_changes)
+    return newest, tuple(map(str, found))
 
 
 def open_data(config: Config, world_size: int) -> tuple[Corpus, Member | None]:
@@ -96,30 +97,10 @@ def open_data(config: Config, world_size: int) -> tuple[Corpus, Member | None]:
     return train, val
 
 
-def _compare(config: Config, newest: CheckpointManifest) -> tuple[str, ...]:
-    """Lines about what changed since the newest checkpoint. Raises UsageError where it could not be used."""
-    changes = [
-        (key, _SINCE.get(key) if before is None else before, after)
-        for key, before, after in differences(newest.config, config.to_json(exclude={"run_dir"}))
-        if not key.startswith("slurm")
-    ]
-    changes = [(key, before, after) for key, before, after in changes if before != after]
-    for key, before, after in changes:
-        if key.startswith(_FIXED):
-            raise UsageError(
-                f"{key}: is {before} in this run's checkpoints and {after} now, which does not fit: "
-                "change it back, or take another run_dir"
-            )
-    return tuple(f"{key}: {_shown(before)} -> {_shown(after)}" for key, before, after in changes)
-
-
-def _shown(value: Any) -> Any:
-    """A value of a configuration without the credentials that a URL may have."""
-    if isinstance(value, dict):
-        return {key: _shown(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_shown(each) for each in value]
-    return str(Location(value)) if isinstance(value, str) else value
+def _check_start(config: Config) -> None:
+    """A run that begins can read what it is to start from, as far as that shows without tensors."""
+    if config.model.init is not None:
+        open_source(config.model.init)
 
 
 def _newest(run: RunDirectory) -> CheckpointManifest | None:

@@ -4,13 +4,16 @@ transformers renamed its ViT's parameters between major versions 4 (also the hub
 and written as the receiving model names them. Its q, k and v are three layers, ours is one.
 """
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 
 import torch
 from torch import Tensor
 
 from pipeline.dataset.errors import UsageError
 
+_WRAPPERS = ("module.", "model.", "_orig_mod.")
 _TOP = {  # ours -> theirs, the same in both versions
     "cls_token": "vit.embeddings.cls_token",
     "pos_embed": "vit.embeddings.position_embeddings",
@@ -68,6 +71,57 @@ def to_huggingface(state: Mapping[str, Tensor], receiving: Iterable[str]) -> dic
     return {names[ours]: tensor for ours, tensor in split.items()}
 
 
+def places(theirs: Mapping[str, Sequence[int]], ours: Mapping[str, Sequence[int]]) -> dict[str, tuple[str, int]]:
+    """Where another trainer's parameters go, by shapes: name -> (our name, its first element there, flattened).
+
+    Ours are taken as they are, transformers' (version 4 or 5) by their names; prefixes that wrappers add to all names
+    are left out. Its q, k and v are the three parts of our one.
+
+    Raises:
+        UsageError: a parameter that has no place, or not its shape, or a place that none fills.
+    """
+    found = {}
+    bare = _without_wrappers(theirs)
+    split = {name: name for name in ours}
+    if not bare.keys() <= ours.keys():
+        split = {hub: name for name, hub in _names(_depth(bare), _is_version_4(bare)).items()}
+    for short, full in bare.items():
+        name, first = _fused(split.get(short, short))
+        if name not in ours:
+            raise UsageError(f"{full}: no parameter of this model, nor of transformers' ViT: compare model.name, depth")
+        shape = list(ours[name])
+        if first is not None:
+            shape[0] //= 3
+        if list(theirs[full]) != shape:
+            raise UsageError(f"{full}: {list(theirs[full])} there, {shape} in this model: compare model.name, width")
+        found[full] = (name, (first or 0) * math.prod(shape))
+    if missing := sorted(ours.keys() - {name for name, _ in found.values()}):
+        raise UsageError(f"{missing[0]}: not in it: compare model.name, depth, pooling and representation_size")
+    return found
+
+
+def _without_wrappers(names: Iterable[str]) -> dict[str, str]:
+    """Bare name -> full name."""
+    bare = {name: name for name in names}
+    for prefix in cycle(_WRAPPERS):
+        if not any(all(name.startswith(p) for name in bare) for p in _WRAPPERS):
+            return bare
+        if all(name.startswith(prefix) for name in bare):
+            bare = {name.removeprefix(prefix): full for name, full in bare.items()}
+    return bare
+
+
+def _fused(name: str) -> tuple[str, int | None]:
+    """(our name, which third of it) of one of ours with q, k and v apart."""
+    part = _part(name)
+    return (name, None) if part is None else (name.replace(f".attention.{part}.", ".attention.qkv."), "qkv".index(part))
+
+
+def hub_names(depth: int) -> set[str]:
+    """Parameters of a ViTForImageClassification as the hub's files name them; transformers 4 and 5 both load these."""
+    return set(_names(depth, version_4=True).values())
+
+
 def _names(depth: int, version_4: bool) -> dict[str, str]:
     """ours (with q, k, v apart) -> theirs, for every parameter of a model of this depth."""
     prefix, block = ("vit.encoder.layer", _BLOCK_4) if version_4 else ("vit.layers", _BLOCK_5)
@@ -112,4 +166,4 @@ def _unfuse(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _part(name: str) -> str | None:
     pieces = name.split(".")
-    return pieces[-2] if len(pieces) > 2 and pieces[-3] == "attention" and pieces[-2] in "qkv" else None
+    return pieces[-2] if len(pieces) > 2 and pieces[-3] == "attention" and pieces[-2] in ("q", "k", "v") else None

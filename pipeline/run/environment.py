@@ -14,6 +14,11 @@ def environment_facts(device: str) -> dict[str, str]:
     return facts | {name: version(name) for name in _LIBRARIES} | _git_commit()
 
 
+def code_version() -> dict[str, str]:
+    """`version` of this package and, in a checkout, its `git_commit`."""
+    return {"version": version("vitstream")} | _git_commit()
+
+
 def _git_commit() -> dict[str, str]:
     checkout = Path(__file__).parent.parent.parent
     if not (checkout / ".git").exists():

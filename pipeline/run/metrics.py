@@ -7,9 +7,12 @@ that are done again after a resume are written again: of a repeated step the las
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 from typing import Any
+
+_STEP = re.compile(rb'"step": (\d+)')
 
 
 class JsonLines:
@@ -89,6 +92,17 @@ def has_evaluation(path: Path, step: int) -> bool:
                 if mark in line and line.endswith(b"\n"):  # of all others, the JSON is not read
                     found = "eval" in json.loads(line)
     return found
+
+
+def lines_of_steps(path: Path, steps: Set[int]) -> Iterator[dict[str, Any]]:
+    """Lines about some steps, evaluations included, in order. Only these are parsed: a long run has millions."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for line in file:
+            found = _STEP.search(line)
+            if found and int(found[1]) in steps and line.endswith(b"\n"):
+                yield json.loads(line)
 
 
 def _finite(value: dict[str, Any]) -> dict[str, Any]:

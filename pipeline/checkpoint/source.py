@@ -1,0 +1,64 @@
+"""What `model.init` names: a Hugging Face ViT, an exported file, or one of our checkpoints. Torch-free."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+
+from pipeline.checkpoint.manifest import MANIFEST_NAME, CheckpointManifest, Damaged, read_checkpoint_manifest
+from pipeline.config import Model
+from pipeline.dataset.errors import UsageError
+from pipeline.models.hub import LAYER_NORM_EPS, open_hub_folder
+
+KEY = "model.init"
+METADATA = "vitstream"  # of an exported file: model, classes, step, as JSON
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights to start from."""
+
+    path: Path
+    files: tuple[Path, ...]  # safetensors; of a checkpoint none, whose manifest says what lies where
+    manifest: CheckpointManifest | None
+    is_ours: bool  # our names of parameters, not those of transformers
+    heads: int
+    layer_norm_eps: float
+    classes: tuple[str, ...]  # or none where they are not known
+
+
+def open_source(path: Path) -> Source:
+    """Raises UsageError, naming model.init, where there is nothing that could be read."""
+    if (path / MANIFEST_NAME).is_file():
+        try:
+            manifest = read_checkpoint_manifest(path)
+        except Damaged as damage:
+            raise UsageError(f"{KEY}: {damage}") from None
+        return _ours(path, manifest.config["model"], manifest.classes, (), manifest)
+    if path.is_file():
+        facts = _metadata(path)
+        return _ours(path, facts["model"], facts["classes"], (path,), None)
+    if not path.is_dir():
+        raise UsageError(f"{KEY}: {path}: no such folder")
+    hub = open_hub_folder(path, KEY)
+    return Source(path, hub.files, None, False, hub.heads, hub.layer_norm_eps, hub.classes)
+
+
+def _ours(
+    path: Path, model: dict[str, Any], classes: list[str], files: tuple[Path, ...], manifest: CheckpointManifest | None
+) -> Source:
+    heads = Model.model_validate(model).variant.heads
+    return Source(path, files, manifest, True, heads, LAYER_NORM_EPS, tuple(classes))
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            facts = json.loads((file.metadata() or {})[METADATA])
+    except (OSError, ValueError, safetensors.SafetensorError):
+        raise UsageError(f"{KEY}: {path}: not a readable safetensors file") from None
+    except KeyError:
+        raise UsageError(f"{KEY}: {path}: not a file that vitstream checkpoint export has made") from None
+    return facts
