@@ -1,7 +1,6 @@
 """`vitstream checkpoint import`: a native DeepSpeed ZeRO checkpoint becomes the first checkpoint of a run."""
 
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -116,7 +115,7 @@ def _tagged(native: Path) -> Path:
 def _converted(directory: Path, out: Path, shapes: dict[str, list[int]]) -> dict[str, Any]:
     """Has a child process, which dies with us, read the pickles."""
     command = [sys.executable, "-P", "-m", "pipeline.checkpoint.native", str(directory.absolute()), str(out.absolute())]
-    done = subprocess.run(command, input=json.dumps(shapes), capture_output=True, text=True, env=_environment())
+    done = subprocess.run(command, input=json.dumps(shapes), capture_output=True, text=True)
     result = out / RESULT
     if not result.is_file():
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
@@ -126,13 +125,6 @@ def _converted(directory: Path, out: Path, shapes: dict[str, list[int]]) -> dict
     if "refused" in found:
         raise UsageError(f"{directory}: {found['refused']}")
     return found
-
-
-def _environment() -> dict[str, str]:
-    """Ours, so that `-P` finds this very package; a rank's variables would have DeepSpeed look for others."""
-    ours = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    package = str(Path(__file__).parents[2])
-    return ours | {"PYTHONPATH": os.pathsep.join(filter(None, [package, ours.get("PYTHONPATH")]))}
 
 
 def _manifest(

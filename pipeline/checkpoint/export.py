@@ -16,9 +16,9 @@ from pipeline.checkpoint.card import model_card
 from pipeline.checkpoint.files import TensorReader
 from pipeline.checkpoint.listing import checkpoints_of
 from pipeline.checkpoint.manifest import CheckpointManifest, Damaged
-from pipeline.checkpoint.restore import verify
 from pipeline.checkpoint.source import METADATA
 from pipeline.checkpoint.state import WEIGHT
+from pipeline.checkpoint.verify import verify
 from pipeline.config import Model
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import fsync_directory, render_json

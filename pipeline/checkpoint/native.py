@@ -31,6 +31,7 @@ from pipeline.optim.masters import MOMENTS
 
 RESULT = "native.json"
 _OPTIMIZER_FILE = re.compile(r"(?:[a-z0-9]+_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_?optim_states\.pt")
+_BF16_STAGE = 1  # of DeepSpeed's BF16_Optimizer, which does not say it
 _HYPERPARAMETERS = ("lr", "weight_decay", "betas", "eps")
 _POSITIONS = ("step", "global_steps", "skipped_steps", "consumed", "consumed_samples", "global_samples")
 
@@ -109,7 +110,7 @@ def _copy(
 
 def _rank(file: Path, rank: int, ranks: int) -> Rank:
     state = _load(file)["optimizer_state_dict"]
-    stage = int(state.get("zero_stage", 0))
+    stage = int(state.get("zero_stage", _BF16_STAGE))
     if stage not in (1, 2, 3):
         raise UsageError(f"{file.name}: of ZeRO stage {stage}; 1, 2 and 3 can be read")
     counts = state["partition_count"]
@@ -129,17 +130,22 @@ def _rank(file: Path, rank: int, ranks: int) -> Rank:
         ranks,
         stage,
         flats,
-        [w.numel() + padding for w, padding in zip(weights, _tails(state, len(weights)), strict=True)],
+        _partitions(state, flats),
         state.get("param_alignment_paddings"),
         int(steps[0]) if steps else None,
         [{key: group[key] for key in _HYPERPARAMETERS if key in group} for group in groups],
     )
 
 
-def _tails(state: Mapping[str, Any], groups: int) -> list[int]:
-    """Elements of padding that were cut off a rank's flat weights at stages 1 and 2."""
-    paddings = state.get("group_paddings")
-    return list(paddings) if paddings and all(isinstance(each, int) for each in paddings) else [0] * groups
+def _partitions(state: Mapping[str, Any], flats: Sequence[Mapping[str, Tensor]]) -> list[int]:
+    """Elements of a rank's share of each group at stages 1 and 2, padding included.
+
+    The padding at the end was cut off the weights, and, of an elastic checkpoint, off the moments too.
+    """
+    if isinstance(state.get("base_optimizer_state"), dict):
+        return [max(values.numel() for values in flat.values()) for flat in flats]
+    paddings = state.get("group_paddings") or [0] * len(flats)
+    return [flat[WEIGHT].numel() + padding for flat, padding in zip(flats, paddings, strict=False)]
 
 
 def _named(

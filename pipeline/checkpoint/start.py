@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from pipeline.checkpoint.files import TensorReader
 from pipeline.checkpoint.manifest import Damaged
-from pipeline.checkpoint.restore import verify
 from pipeline.checkpoint.source import KEY, Source, open_source
+from pipeline.checkpoint.verify import verify
 from pipeline.dataset.errors import UsageError
 from pipeline.models.huggingface import from_huggingface
 from pipeline.models.posemb import resize_positions

@@ -47,7 +47,7 @@ def verify(place: Place, json: Json = False) -> None:
 
     from pipeline.checkpoint.listing import checkpoints_of
     from pipeline.checkpoint.manifest import Damaged
-    from pipeline.checkpoint.restore import verify as verify_bytes
+    from pipeline.checkpoint.verify import verify as verify_bytes
     from pipeline.cli.output import say
     from pipeline.dataset.errors import WorkFailed
 

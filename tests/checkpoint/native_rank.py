@@ -3,7 +3,8 @@
 python -m tests.checkpoint.native_rank RUN.yaml OUT MODEL ZERO.json      with RANK, WORLD_SIZE and RENDEZVOUS set
 
 MODEL is `ours`, or `transformers` for its ViT with the same weights. It reads the batches of RUN.yaml, saves into
-OUT/native after the first epoch, goes on, and leaves the losses of all steps in OUT/losses.json.
+OUT/native after the first epoch, with the fp32 weights as DeepSpeed itself gathers them in OUT/weights.safetensors,
+goes on, and leaves the losses of all steps in OUT/losses.json.
 """
 
 import json
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -68,6 +70,8 @@ def main(run_yaml: Path, out: Path, kind: str, zero: Path) -> None:
     config = load_config(run_yaml)
     corpus = open_corpus(config.data.train)
     deepspeed = import_deepspeed()
+    from deepspeed.utils import safe_get_full_fp32_param
+
     world = World(RankEnvironment.read(), os.environ["RENDEZVOUS"])
     order = fit_order(corpus, config.batch_size, config.seed)
     total = config.total_samples(corpus.samples)
@@ -84,6 +88,10 @@ def main(run_yaml: Path, out: Path, kind: str, zero: Path) -> None:
         "zero_optimization": json.loads(zero.read_text()),
         "zero_allow_untested_optimizer": True,
     }
+    dtype = torch.float32
+    if config.precision == "bf16":
+        dtype = torch.bfloat16
+        body |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=body, dist_init_required=False)
     recipe = Recipe.of_training(config, corpus, feed, world.local_size, known_holes={})
     batches = Loader(recipe, config.loader.workers, config.loader.prefetch, accumulation, world.device)
@@ -94,13 +102,17 @@ def main(run_yaml: Path, out: Path, kind: str, zero: Path) -> None:
         loss_sum = torch.zeros(())
         for _ in range(accumulation):
             batch = next(batches)
-            loss = F.cross_entropy(engine(batch.images.permute(0, 3, 1, 2).float() / 127.5 - 1), batch.labels)
+            images = (batch.images.permute(0, 3, 1, 2).float() / 127.5 - 1).to(dtype)
+            loss = F.cross_entropy(engine(images).float(), batch.labels)
             engine.backward(loss)
             engine.step()
             loss_sum += loss.detach() / accumulation
         losses.append(float(world.all_reduce(loss_sum)) / world.size)
         if step * config.batch_size == corpus.samples:
             engine.save_checkpoint(str(out / "native"), client_state={"seen": step * config.batch_size})
+            gathered = {name: safe_get_full_fp32_param(p) for name, p in model.named_parameters()}
+            if world.is_main:
+                save_file({name: whole.clone() for name, whole in gathered.items()}, out / "weights.safetensors")
     if world.is_main:
         (out / "losses.json").write_text(json.dumps(losses))
     world.close()

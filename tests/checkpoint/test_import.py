@@ -8,10 +8,12 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pipeline.checkpoint.adopt import adopt
+from pipeline.checkpoint.files import TensorReader
 from pipeline.checkpoint.manifest import published
-from pipeline.checkpoint.restore import verify
+from pipeline.checkpoint.verify import verify
 from pipeline.checkpoint.zero_layout import parts_of_stage_1_2, parts_of_stage_3
 from pipeline.config import load_config
 from pipeline.dataset.errors import UsageError, WorkFailed
@@ -24,6 +26,7 @@ SMALL = {"name": "vit-ti/8", "image_size": 16, "depth": 2, "width": 32, "heads":
 CASES = {
     "stage 1": ({"stage": 1}, "ours", 2),
     "stage 2": ({"stage": 2, "overlap_comm": False}, "transformers", 2),
+    "stage 1 bf16": ({"stage": 1}, "ours", 2),
     "stage 3": ({"stage": 3, "overlap_comm": False, "sub_group_size": 3000}, "ours", 3),
 }
 
@@ -46,7 +49,8 @@ def train_natively(folder, data, case):
     zero, model, ranks = CASES[case]
     out = folder / case.replace(" ", "-")
     out.mkdir()
-    run = write(out / "theirs.yaml", data, 30 if ranks == 3 else BATCH, micro_batch_size=5 if ranks == 3 else 8)
+    same = {"precision": "bf16" if "bf16" in case else "fp32", "micro_batch_size": 5 if ranks == 3 else 8}
+    run = write(out / "theirs.yaml", data, 30 if ranks == 3 else BATCH, **same)
     (out / "zero.json").write_text(json.dumps(zero))
     processes = []
     for rank in range(ranks):
@@ -81,6 +85,12 @@ def test_training_goes_on_as_it_would_have_there(native, tmp_path):
     (path,) = published(tmp_path / "run" / "checkpoints")
     manifest = verify(path)
     assert path.name == "step-00000003" and manifest.optimizer_step == 3
+    if "transformers" not in CASES[case]:
+        weights, gathered = TensorReader(path, manifest).weights(), load_file(checkpoint.parent / "weights.safetensors")
+        assert weights.keys() == gathered.keys()
+        assert all(torch.equal(weights[name], whole) for name, whole in gathered.items())
+    if "bf16" in case:  # its losses are of other roundings
+        return
     trained = train(run, 2)
     assert "from step-00000003, which verifies" in trained.stdout and "exactly once" in trained.stdout
     ours = [line["loss"] for line in steps_of(run).values()]

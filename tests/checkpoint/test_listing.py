@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -101,9 +103,20 @@ def test_verify_reads_every_byte(run):
     one_line(done, "1 of 3 checkpoints damaged: step-00000020", code=1)
     found = {each["name"]: each for each in json.loads(done.stdout)["checkpoints"]}
     assert [each["verifies"] for each in found.values()] == [True, False, True]
-    assert str(path) in found["step-00000020"]["damage"]
+    damage = found["step-00000020"]["damage"]
+    assert damage.startswith(f"{path}: bytes 0 to {len(data) - 1:,} ")  # the block, of at most 4 MiB
     alone = vitstream("checkpoint", "verify", path.parent)
     assert alone.returncode == 1 and str(path) in alone.stdout
+
+
+def test_a_login_node_has_all_three(run):
+    code = "import sys; sys.modules['torch'] = None; from pipeline.cli import main; main()"
+    step = run / "checkpoints" / "step-00000020"
+    for arguments in (["ls", run], ["verify", run], ["keep", step], ["ls", run]):
+        command = [sys.executable, "-c", code, "checkpoint", *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert " kept\n" in done.stdout
 
 
 def test_nothing_there_is_one_line(tmp_path):
