@@ -56,6 +56,8 @@ def launch(prepared: Prepared, processes: int, from_scratch: bool, accept_change
         for process in ranks:
             process.send_signal(asked[0])
     failed = _wait(ranks)
+    for signum in STOP_SIGNALS:  # while this process ends, the interpreter would let a late one kill it
+        signal.signal(signum, signal.SIG_IGN)
     if failed is not None:
         _write_verdict(attempt, failed, ranks[failed].returncode)
     elif asked or any(process.returncode == StoppedResumable.exit_code for process in ranks):

@@ -66,7 +66,7 @@ def test_a_checkpoint_goes_on_with_other_processes_and_another_stage(trial, tmp_
 
 
 def test_a_run_that_is_asked_to_stop_goes_on_as_if_nothing_had_happened(tmp_path):
-    trial = {"seed": 110, "world": 2, "workers": 1, "phases": ["evaluate", "data", "save"]}
+    trial = {"seed": 110, "world": 2, "workers": 1, "launcher": False, "phases": ["evaluate", "data", "save"]}
     assert stop_signals.run(trial, tmp_path)["faults"] == 3
 
 

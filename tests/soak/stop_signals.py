@@ -1,5 +1,6 @@
 """`vitstream train` is asked to stop, again and again, at any moment, by a signal or a file; it goes on each time."""
 
+import json
 import os
 import random
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,15 +21,18 @@ from pipeline.checkpoint.manifest import published
 from pipeline.checkpoint.restore import verify
 from pipeline.run.metrics import read_lines
 from tests.datasets import make_dataset
-from tests.runs import start, steps_of, train, verdict_of, write_run
+from tests.runs import start, steps_of, verdict_of, vitstream, write_run
 from tests.servers import Folder
 from tests.soak.matrix import Matrix
+from tests.soak.stop_rank import Start
+from tests.soak.stream_nest import Nest, wait_for
 
 STOPS_PER_TRIAL = 4
 PHASES = ("setup", "data", "step", "evaluate", "save")
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")
 WAYS = ("launcher", "group", "rank", "file")
 PATIENCE_S = 240.0
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}  # all add up in the same order
 
 
 def trials(count: int, seed: int) -> list[dict[str, Any]]:
@@ -37,6 +42,7 @@ def trials(count: int, seed: int) -> list[dict[str, Any]]:
             "seed": seed * 1000 + i,
             "world": (1, 2)[i % 2],
             "workers": (0, 1)[i // 2 % 2],
+            "launcher": i % 6 == 5,
             "phases": [PHASES[(i * STOPS_PER_TRIAL + n) % len(PHASES)] for n in range(STOPS_PER_TRIAL)],
         }
         for i in range(-(-count // STOPS_PER_TRIAL))
@@ -44,6 +50,12 @@ def trials(count: int, seed: int) -> list[dict[str, Any]]:
 
 
 # -- runs ------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def nest() -> Nest:
+    """It ends with this process."""
+    return Nest(ENVIRONMENT, module="tests.soak.stop_rank")
 
 
 @lru_cache(maxsize=1)
@@ -72,7 +84,8 @@ def write(path: Path, place: str, workers: int) -> Path:
 def undisturbed(world: int) -> tuple[dict[int, tuple], dict[int, tuple]]:
     """What nobody stopped: steps and evaluations, as `told` says."""
     run = write(Path(mkdtemp(prefix="soak-whole-")) / "run.yaml", str(datasets()), workers=1)
-    train(run, world)
+    done = vitstream("train", run, "--nproc", world, **ENVIRONMENT)
+    assert done.returncode == 0, done.stdout + done.stderr
     return told(run)
 
 
@@ -89,13 +102,48 @@ def told(run: Path) -> tuple[dict[int, tuple], dict[int, tuple]]:
 # -- stops -----------------------------------------------------------------------------------------------------
 
 
+class Launched:
+    """A start by our own launcher."""
+
+    def __init__(self, run: Path, world: int, number: int) -> None:
+        environment = os.environ | ENVIRONMENT
+        self._process = start("train", run, "--nproc", world, start_new_session=True, env=environment)
+        self.pid = self._process.pid
+
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def end(self) -> tuple[set[int], str]:
+        """Exit codes, and what it said."""
+        out, err = self._process.communicate(timeout=PATIENCE_S)
+        return {self._process.returncode}, out + err
+
+
+class Forked:
+    """A start by another launcher, of ranks that need not import anything: in less time."""
+
+    def __init__(self, run: Path, world: int, number: int) -> None:
+        self._folder = run.parent / f"start-{number}"
+        begun = Start(str(self._folder), str(run), world)
+        self.pid = nest().begin(begun)[0]
+
+    def has_ended(self) -> bool:
+        return (self._folder / "codes.json").exists()
+
+    def end(self) -> tuple[set[int], str]:
+        """Exit codes, and what they said."""
+        wait_for(self.has_ended, "the ranks do not end", PATIENCE_S)
+        logs = "".join(log.read_text() for log in sorted(self._folder.glob("*.log")))
+        return set(json.loads((self._folder / "codes.json").read_text())), logs
+
+
 @dataclass
 class Attempt:
-    """One start of the command, and how it was stopped."""
+    """One start of the run, and how it is stopped."""
 
     run: Path
     number: int
-    launcher: subprocess.Popen
+    process: Launched | Forked
     storage: Folder
     chance: random.Random
 
@@ -108,7 +156,7 @@ class Attempt:
         done = max(steps_of(self.run), default=0)
         self.until(self.folder.exists)
         if phase == "setup":
-            time.sleep(self.chance.uniform(0, 4))
+            time.sleep(self.chance.uniform(0, 3 if isinstance(self.process, Launched) else 1))
             return
         self.until(lambda: max(steps_of(self.run), default=0) > done)
         if phase == "data":
@@ -123,10 +171,7 @@ class Attempt:
         time.sleep(self.chance.uniform(0, 0.3 if phase in ("step", "data") else 0.05))
 
     def until(self, true: Callable[[], object]) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while not true() and self.launcher.poll() is None:
-            assert time.monotonic() < deadline, "a moment does not come"
-            time.sleep(0.002)
+        wait_for(lambda: bool(true()) or self.process.has_ended(), "a moment does not come", PATIENCE_S)
 
     def ask(self) -> str:
         """By a signal or by the file. Returns what the verdict's cause has to be."""
@@ -137,32 +182,32 @@ class Attempt:
             self.send(way)
             if self.chance.random() < 0.5:
                 time.sleep(self.chance.uniform(0, 0.3))
-                self.send(self.chance.choice(("launcher", "group")))
+                self.send(self.chance.choice(WAYS[:2]))
         return "stop file" if way == "file" else "signal"
 
     def send(self, to: str) -> None:
-        """A signal, to one that may have ended."""
+        """A signal, to some that may have ended."""
         signum = getattr(signal, self.chance.choice(SIGNALS))
-        ranks = [p.pid for p in children(self.launcher.pid) if p.ppid() == self.launcher.pid] if to == "rank" else []
-        try:
-            if to == "group":
-                os.killpg(self.launcher.pid, signum)
+        ranks = [p.pid for p in children(self.process.pid) if parent_of(p) == self.process.pid]
+        with suppress(ProcessLookupError):
+            if to == "rank" and ranks:
+                os.kill(self.chance.choice(ranks), signum)
+            elif to == "group" or isinstance(self.process, Forked):
+                os.killpg(self.process.pid, signum)
             else:
-                os.kill(self.chance.choice(ranks) if ranks else self.launcher.pid, signum)
-        except ProcessLookupError:
-            pass
+                os.kill(self.process.pid, signum)
 
-    def end(self) -> str:
-        """Waits until nothing of it is left. Returns what it said."""
-        family = children(self.launcher.pid)
+    def end(self) -> tuple[set[int], str]:
+        """Waits until nothing of it is left. Returns exit codes, and what was said."""
+        family = children(self.process.pid)
         try:
-            out, err = self.launcher.communicate(timeout=PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.launcher.pid, signal.SIGKILL)
-            raise AssertionError(f"attempt {self.number} does not stop: {self.launcher.communicate()}") from None
+            codes, said = self.process.end()
+        except (subprocess.TimeoutExpired, AssertionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+            raise AssertionError(f"attempt {self.number} does not end") from None
         _, alive = psutil.wait_procs(family, timeout=5.0)
         assert not alive, f"outlived its run: {alive}"
-        return out + err
+        return codes, said
 
 
 def children(pid: int) -> list[psutil.Process]:
@@ -179,34 +224,44 @@ def newest(run: Path) -> int:
     return verify(paths[-1]).step if paths else 0
 
 
+def parent_of(process: psutil.Process) -> int | None:
+    try:
+        return process.ppid()
+    except psutil.NoSuchProcess:
+        return None
+
+
 def run(trial: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Attempts that are stopped, and a last one that is not: what they did is what one does that nobody stopped."""
     chance = random.Random(trial["seed"])
     storage, seen, lost = Folder(datasets()), Counter[str](), 0
+    begin = Launched if trial["launcher"] else Forked
     with storage.running() as url:
         yaml = write(folder / "run.yaml", url, trial["workers"])
         for number, phase in enumerate(trial["phases"]):
-            launcher = start("train", yaml, "--nproc", trial["world"], start_new_session=True)
-            attempt = Attempt(yaml, number, launcher, storage, chance)
             before = newest(yaml)
+            attempt = Attempt(yaml, number, begin(yaml, trial["world"], number), storage, chance)
             attempt.reach(phase)
             cause = attempt.ask()
-            said = attempt.end()
+            codes, said = attempt.end()
             storage.flow()
-            lost += check_stopped(attempt, cause, before, said)
+            lost += check_stopped(attempt, cause, before, codes, said)
             seen[verdict_of(yaml, number)["phase"]] += 1
-        train(yaml, trial["world"])
+        number = len(trial["phases"])
+        codes, said = Attempt(yaml, number, begin(yaml, trial["world"], number), storage, chance).end()
+        assert codes == {0}, (codes, said)
     assert told(yaml) == undisturbed(trial["world"]), "it ended otherwise"
     return {"faults": len(trial["phases"]), "phases": seen, "steps_lost": lost}
 
 
-def check_stopped(attempt: Attempt, cause: str, before: int, said: str) -> int:
+def check_stopped(attempt: Attempt, cause: str, before: int, codes: set[int], said: str) -> int:
     """All is as it has to be. Returns how many steps were lost."""
-    assert attempt.launcher.returncode == 3, (attempt.launcher.returncode, said)
     verdict, saved = verdict_of(attempt.run, attempt.number), newest(attempt.run)
+    starting = verdict["phase"] == "setup"  # then its launcher kills a rank that waits for one that has gone
+    assert 3 in codes <= ({3, -signal.SIGKILL} if starting else {3}), (codes, verdict, said)
     assert verdict["cause"] == cause and verdict["resumable"] and verdict["message"] in said, (verdict, said)
     assert not (attempt.run.with_suffix("") / "STOP").exists()
-    assert saved == (before if verdict["phase"] == "setup" else verdict["step"]), (verdict, before, saved)
+    assert saved == (before if starting else verdict["step"]), (verdict, before, saved)
     lost = max(steps_of(attempt.run), default=0) - saved
     assert 0 <= lost <= 1, f"{lost} steps are lost: {verdict}"
     return lost
