@@ -94,9 +94,10 @@ class Trainer:
         self._introduce()
         self._build(checkpoint)
         try:
-            self._loop()
-        except Stopping:
-            self._stop()
+            try:
+                self._loop()
+            except Stopping:
+                self._stop()
         except WorkFailed:  # on all ranks alike: a checkpoint that is under way is still a good one
             self.saver.wait()
             raise
