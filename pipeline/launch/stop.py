@@ -10,6 +10,7 @@ from pipeline.run.stop_file import StopOrder
 from pipeline.run.verdict import Verdict, read_verdict
 
 _LOOK_S = 0.2
+_GRACE_S = 20.0  # between a verdict and the end of all processes
 
 
 def find_run(place: Path) -> RunDirectory:
@@ -43,9 +44,12 @@ def wait_for_the_end(run: RunDirectory) -> Verdict:
         WorkFailed: they ended without one, or without everything saved.
     """
     attempt = run.attempt(run.attempts()[-1])
-    while run.owner() is not None:
+    while (verdict := read_verdict(attempt)) is None and run.owner() is not None:
         time.sleep(_LOOK_S)
-    verdict = read_verdict(attempt)
+    gone_by = time.monotonic() + _GRACE_S
+    while run.owner() is not None and time.monotonic() < gone_by:
+        time.sleep(_LOOK_S)
+    verdict = verdict or read_verdict(attempt)
     if verdict is None:
         raise WorkFailed(f"{run.path}: ended without a word; see {attempt}")
     if not (verdict.is_of_a_stop or verdict.cause == "finished"):

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.run.metrics import JsonLines, cut_torn_line, read_lines, read_steps
+from pipeline.run.metrics import JsonLines, cut_torn_line, has_evaluation, read_lines, read_steps
 from tests.runs import CHECKOUT
 
 
@@ -89,6 +89,16 @@ def test_of_a_repeated_step_the_last_line_counts(path: Path) -> None:
     steps = read_steps(path)
     assert {step: line["attempt"] for step, line in steps.items()} == {1: 0, 2: 1, 3: 1, 4: 1}
     assert not any("eval" in line for line in steps.values())
+
+
+@pytest.mark.fast
+def test_an_evaluation_is_of_the_steps_before_it(path: Path) -> None:
+    assert not has_evaluation(path, 2)
+    append(path, [{"step": n, "epoch": 0} for n in (1, 2)] + [{"eval": "val", "step": 2, "consumed": 8}])
+    assert has_evaluation(path, 2) and not has_evaluation(path, 1)
+    append(path, [{"step": n, "epoch": 0} for n in (2, 12, 20)] + [{"eval": "val", "step": 12, "consumed": 48}])
+    assert not has_evaluation(path, 2), "that step was done again"
+    assert has_evaluation(path, 12)
 
 
 @pytest.mark.fast
