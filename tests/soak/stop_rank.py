@@ -82,7 +82,7 @@ def _rank(start: Start, rank: int) -> None:
         os.dup2(log, standard)
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # no interpreter has to start first, which takes a while
     os.environ[RENDEZVOUS] = str(Path(start.folder) / "rendezvous")
-    run_rank(RankEnvironment(rank, start.ranks, rank), Path(start.run), [], from_scratch=False)
+    run_rank(RankEnvironment(rank, start.ranks, rank), Path(start.run), [], from_scratch=False, accept_changes=False)
 
 
 if __name__ == "__main__":
