@@ -23,8 +23,6 @@ LEGS = [
     ("zero2", 3),
     ("zero3", 1),
     ("zero0", 3),
-    ("zero3_offload", 3),
-    ("zero2", 2),
 ]
 STEPS_PER_LEG = 3
 KINDS = ("weight", "exp_avg", "exp_avg_sq", "ema")
@@ -44,7 +42,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(data):
-    """(an uninterrupted run, one that changed hands eight times)."""
+    """(an uninterrupted run, one that changed hands six times)."""
     steps = len(LEGS) * STEPS_PER_LEG
     same = {"epochs": None, "schedule": {"name": "constant"}, "batch_size": 30, "ema": {"decay": 0.8}}
     same["checkpoint"] = {"every_steps": 1000, "keep_last": 99}
@@ -115,14 +113,14 @@ def test_every_checkpoint_holds_every_parameter_once_under_its_name(runs):
 def test_bf16_is_handed_over(data):
     """Stage 3 has a linear layer of its own, which rounds a bf16 product before it adds the bias."""
     same = {"epochs": None, "schedule": {"name": "constant"}, "batch_size": 16, "precision": "bf16"}
-    whole = write_run(data / "whole16.yaml", data / "train", steps=8, zero="zero2", **same)
+    whole = write_run(data / "whole16.yaml", data / "train", steps=6, zero="zero2", **same)
     train(whole, 2)
-    handed = write_run(data / "handed16.yaml", data / "train", steps=8, **same)
-    for leg, zero in enumerate(("zero1", "zero3", "zero3_offload", "zero2"), start=1):
+    handed = write_run(data / "handed16.yaml", data / "train", steps=6, **same)
+    for leg, zero in enumerate(("zero1", "zero3_offload", "zero2"), start=1):
         train(handed, 2, "--set", f"zero={zero}", "--set", f"steps={2 * leg}")
     steps, expected = steps_of(handed), steps_of(whole)
     assert [steps[s]["loss"] for s in (1, 2)] == [expected[s]["loss"] for s in (1, 2)]
-    assert expected[8]["loss"] < 0.95 * expected[1]["loss"], "nothing was learned that could be lost"
+    assert expected[6]["loss"] < 0.97 * expected[1]["loss"], "nothing was learned that could be lost"
     assert [line["loss"] for line in steps.values()] == pytest.approx(
         [line["loss"] for line in expected.values()], rel=1e-3
     )
