@@ -40,16 +40,20 @@ class WeightAverage:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Within it, the model works with the average; after it, with its weights, to the last bit. For all ranks."""
+        """Within it, the model works with the average; after it, with its weights, to the last bit. For all ranks.
+
+        After an exception only what a checkpoint needs is as before: a rank that failed must not wait for the others.
+        """
         self._swap()
+        publish(self._engine)
         try:
             yield
         finally:
             self._swap()
+        publish(self._engine)
 
     def _swap(self) -> None:
         for weights, average in zip(self._weights, self._averages, strict=True):
             kept = weights.clone()
             weights.copy_(average)
             average.copy_(kept)
-        publish(self._engine)
