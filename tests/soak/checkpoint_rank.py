@@ -29,7 +29,7 @@ class Start:
 
 
 def _born(line: str) -> None:
-    """A forked rank. It says `done`, or ends before that, as a failed rank does."""
+    """A forked rank. It says `done` or why it did not start, or ends before that, as a rank that failed does."""
     from pipeline.launch.environment import RENDEZVOUS, RankEnvironment
     from pipeline.rank import run_rank
 
@@ -43,8 +43,12 @@ def _born(line: str) -> None:
         for standard in (sys.stdout, sys.stderr):
             standard.flush()
             os.dup2(log.fileno(), standard.fileno())
-    run_rank(RankEnvironment(rank, start.world, rank), Path(start.run), start.overrides, from_scratch=False)
-    (folder / f"{rank}.end").write_text("done")
+    try:
+        run_rank(RankEnvironment(rank, start.world, rank), Path(start.run), start.overrides, False, False)
+        said = "done"
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+    (folder / f"{rank}.end").write_text(said)
 
 
 if __name__ == "__main__":
