@@ -16,10 +16,9 @@ from pipeline.checkpoint.card import model_card
 from pipeline.checkpoint.files import TensorReader
 from pipeline.checkpoint.listing import checkpoints_of
 from pipeline.checkpoint.manifest import CheckpointManifest, Damaged
-from pipeline.checkpoint.source import METADATA
+from pipeline.checkpoint.source import METADATA, model_of
 from pipeline.checkpoint.state import WEIGHT
 from pipeline.checkpoint.verify import verify
-from pipeline.config import Model
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import fsync_directory, render_json
 from pipeline.models.hub import model_config, preprocessor_config, refusal
@@ -63,7 +62,7 @@ def export(place: Path, to: str, out: Path, weights: str = "model") -> Exported:
     if out.exists():
         raise UsageError(f"--out: {out} is there already; name another")
     path, manifest, damaged = _good(place)
-    if to == "huggingface" and (why := refusal(Model.model_validate(manifest.config["model"]))):
+    if to == "huggingface" and (why := refusal(model_of(path, manifest.config["model"]))):
         raise UsageError(f"{why}; --to safetensors takes any model")
     state = read_state(path, manifest, weights)
     aside = out.with_name(f".{out.name}.tmp-{os.getpid()}")
@@ -109,7 +108,7 @@ def _write_huggingface(
     aside: Path, path: Path, manifest: CheckpointManifest, state: dict[str, Tensor], weights: str
 ) -> None:
     config = manifest.config
-    model, classes = Model.model_validate(config["model"]), _classes(manifest)
+    model, classes = model_of(path, config["model"]), _classes(manifest)
     converted = to_huggingface(state, hub_names(model.variant.depth))
     aside.mkdir()
     save_file({name: each.contiguous() for name, each in converted.items()}, aside / "model.safetensors", _FORMAT)

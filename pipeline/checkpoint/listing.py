@@ -151,7 +151,7 @@ def _measured(entry: Listed, lines: list[dict[str, Any]]) -> Listed:
 
 def _cells(entry: Listed) -> tuple[str, ...]:
     def shown(value: object, form: str = "") -> str:
-        return "" if value is None else format(value, form)
+        return "" if value is None else format(value, "" if isinstance(value, str) else form)  # a NaN is text
 
     return (
         entry.name,

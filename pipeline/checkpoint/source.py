@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
+from pydantic import ValidationError
 
 from pipeline.checkpoint.manifest import MANIFEST_NAME, CheckpointManifest, Damaged, read_checkpoint_manifest
 from pipeline.config import Model
@@ -46,19 +47,27 @@ def open_source(path: Path) -> Source:
     return Source(path, hub.files, None, False, hub.heads, hub.layer_norm_eps, hub.classes)
 
 
+def model_of(path: Path, model: dict[str, Any]) -> Model:
+    """The model that a checkpoint, or an exported file, says it is of. Raises UsageError where it has unknown keys."""
+    try:
+        return Model.model_validate(model)
+    except ValidationError as error:
+        key = ".".join(map(str, error.errors()[0]["loc"]))
+        raise UsageError(f"{path}: model.{key}: not known here; it is of another version of vitstream") from None
+
+
 def _ours(
     path: Path, model: dict[str, Any], classes: list[str], files: tuple[Path, ...], manifest: CheckpointManifest | None
 ) -> Source:
-    heads = Model.model_validate(model).variant.heads
-    return Source(path, files, manifest, True, heads, LAYER_NORM_EPS, tuple(classes))
+    return Source(path, files, manifest, True, model_of(path, model).variant.heads, LAYER_NORM_EPS, tuple(classes))
 
 
 def _metadata(path: Path) -> dict[str, Any]:
     try:
         with safetensors.safe_open(path, framework="np") as file:
             facts = json.loads((file.metadata() or {})[METADATA])
+        return {"model": facts["model"], "classes": facts["classes"]}
     except (OSError, ValueError, safetensors.SafetensorError):
         raise UsageError(f"{KEY}: {path}: not a readable safetensors file") from None
-    except KeyError:
+    except (KeyError, TypeError):
         raise UsageError(f"{KEY}: {path}: not a file that vitstream checkpoint export has made") from None
-    return facts

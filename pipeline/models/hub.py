@@ -102,7 +102,8 @@ def open_hub_folder(path: Path, key: str) -> HubFolder:
 
 
 def _classes(config: dict[str, Any]) -> tuple[str, ...]:
-    names = {int(number): str(name) for number, name in (config.get("id2label") or {}).items()}
+    labels = config.get("id2label")
+    names = {int(n): str(name) for n, name in labels.items() if n.isdigit()} if isinstance(labels, dict) else {}
     ordered = tuple(names[number] for number in sorted(names))
     return () if all(name == f"LABEL_{number}" for number, name in enumerate(ordered)) else ordered
 

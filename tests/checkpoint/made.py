@@ -41,7 +41,7 @@ def scrambled(config: Config, classes: int = len(CLASSES), seed: int = 1) -> ViT
     return model
 
 
-def make_checkpoint(config: Config, model: ViT, step: int, kinds: tuple[str, ...] = KINDS, **facts: Any) -> Path:
+def make_checkpoint(config: Config, /, model: ViT, step: int, kinds: tuple[str, ...] = KINDS, **facts: Any) -> Path:
     """RUN/checkpoints/step-N of these weights; other kinds are the weights times 2, 3, ... Returns its folder."""
     path = config.run_dir / "checkpoints" / step_name(step)
     path.mkdir(parents=True)

@@ -1,6 +1,7 @@
 """What is exported opens elsewhere, as the same model; what cannot be expressed is refused; never half a folder."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -126,5 +127,9 @@ def test_mistakes_are_named(config, tmp_path):
     (tmp_path / "hub").mkdir()
     with pytest.raises(UsageError, match=r"--out: .* is there already"):
         export(config.run_dir, "huggingface", tmp_path / "hub")
+    later = make_checkpoint(config, scrambled(config), 8, config={"model": {"name": "vit-ti/8", "swizzle": 2}})
+    with pytest.raises(UsageError, match=r"model\.swizzle: not known here; it is of another version"):
+        export(later, "huggingface", tmp_path / "other")
+    shutil.rmtree(later)
     with pytest.raises(WorkFailed, match="cannot be written"):
         export(config.run_dir, "huggingface", config.run_dir / "checkpoints" / "step-00000007" / "manifest.json" / "x")

@@ -58,6 +58,16 @@ def test_what_each_key_means(changed, key, kind):
 
 
 @pytest.mark.fast
+def test_an_average_may_begin_but_not_be_mixed_or_dropped():
+    averaged, other = {"decay": 0.99}, {"decay": 0.999}
+    kinds = [
+        [change.kind for change in changes(before(ema=old), config(ema=new))]
+        for old, new in ((None, averaged), (averaged, other), (averaged, None), (averaged, averaged))
+    ]
+    assert kinds == [["harmless"], ["harmful"], ["harmful"], []]
+
+
+@pytest.mark.fast
 def test_harmful_ones_need_a_word_and_fixed_ones_are_never_accepted():
     harmless = changes(before(), config(optimizer={"lr": 1e-4}))
     refuse_harmful(harmless, accepted=False)
