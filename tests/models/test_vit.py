@@ -10,7 +10,7 @@ from transformers import ViTConfig as TheirConfig
 from transformers import ViTForImageClassification
 
 from pipeline.dataset.errors import UsageError
-from pipeline.models.huggingface import from_huggingface, to_huggingface
+from pipeline.models.huggingface import from_huggingface, places, to_huggingface
 from pipeline.models.variants import SIZES, Variant, variant
 from pipeline.models.vit import DropPath, ViT, ViTConfig
 
@@ -116,6 +116,27 @@ def test_there_and_back_changes_nothing() -> None:
     back = from_huggingface(to_huggingface(mine.state_dict(), theirs().state_dict()))
     assert back.keys() == mine.state_dict().keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in mine.state_dict().items())
+
+
+@pytest.mark.parametrize("version", [4, 5, None])
+@pytest.mark.parametrize("prefix", ["", "module.", "model.module._orig_mod."])
+def test_where_another_trainers_parameters_go(version: int | None, prefix: str) -> None:
+    """Element by element, into ours: of transformers 4 and 5 as of our own names, behind any wrapper's prefix."""
+    mine, other = ours(), theirs()
+    scramble(mine, seed=9)
+    expected = mine.state_dict()
+    state = to_huggingface(expected, as_version(other.state_dict(), version)) if version else expected
+    state = {f"{prefix}{name}": tensor for name, tensor in state.items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    filled = {name: torch.full_like(tensor, math.nan) for name, tensor in expected.items()}
+    for name, (place, first) in places({name: tuple(t.shape) for name, t in state.items()}, shapes).items():
+        filled[place].view(-1)[first : first + state[name].numel()] = state[name].flatten()
+    assert all(torch.equal(filled[name], tensor) for name, tensor in expected.items())
+    lacking = {name: tuple(t.shape) for name, t in state.items() if not name.endswith("norm.bias")}
+    with pytest.raises(UsageError, match=r"norm.*\.bias: not in it"):
+        places(lacking, shapes)
+    with pytest.raises(UsageError, match="more: no parameter of this model"):
+        places({name: tuple(t.shape) for name, t in state.items()} | {f"{prefix}more": (1,)}, shapes)
 
 
 def test_what_the_other_side_lacks_is_refused() -> None:
