@@ -9,6 +9,7 @@ import sys
 import typer
 
 from pipeline.cli import (
+    chaos,
     checkpoint,
     convert,
     dedup,
@@ -52,6 +53,7 @@ VERBS = (
     train,
     stop,
     submit,
+    chaos,
 )
 for verb in VERBS:
     app.command(epilog=verb.EXAMPLE)(getattr(verb, verb.__name__.rpartition(".")[2]))

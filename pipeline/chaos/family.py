@@ -1,0 +1,110 @@
+"""The processes of a run under way, as Linux shows them in /proc: our launcher, its ranks, and what those started."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+PATIENCE_S = 60.0
+
+
+class Family(Protocol):
+    """A run that was started."""
+
+    @property
+    def ranks(self) -> list[int]:
+        """Process ids, by rank; fewer while they are being started."""
+
+    @property
+    def head(self) -> int | None:
+        """The launcher's process id; None where ranks have none of ours."""
+
+    def alive(self) -> bool:
+        """Whether it is under way."""
+
+    def wait(self) -> int:
+        """Until all its processes have ended. Returns the exit code. Raises TimeoutError where one does not end."""
+
+
+class Start(Protocol):
+    """How runs are started."""
+
+    def __call__(self, run_yaml: Path, processes: int, log: Path) -> Family: ...
+
+
+@dataclass
+class Launched:
+    """A `vitstream train` of this machine."""
+
+    process: subprocess.Popen
+    processes: int
+
+    @classmethod
+    def start(cls, run_yaml: Path, processes: int, log: Path) -> "Launched":
+        """`log` gets what it prints."""
+        command = [sys.executable, "-P", "-m", "pipeline.cli", "train", str(run_yaml), "--nproc", str(processes)]
+        with log.open("ab") as file:
+            return cls(subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True), processes)
+
+    @property
+    def head(self) -> int:
+        return self.process.pid
+
+    @property
+    def ranks(self) -> list[int]:
+        return children(self.process.pid)[: self.processes]  # it starts them one by one, and nothing else
+
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def wait(self) -> int:
+        code = self.process.wait()
+        wait_until_gone(session(self.process.pid))
+        return code
+
+
+def children(pid: int) -> list[int]:
+    """Process ids of the children of a process, oldest first; none of one that has ended."""
+    with suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def session(leader: int) -> list[int]:
+    """The processes of a session that have not ended."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                state, _, _, sid = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+                if int(sid) == leader and state not in "ZX":
+                    found.append(int(entry.name))
+    return found
+
+
+def wait_until_gone(pids: list[int], patience_s: float = PATIENCE_S) -> None:
+    """Raises TimeoutError."""
+    ends = time.monotonic() + patience_s
+    while left := [pid for pid in pids if Path(f"/proc/{pid}").exists() and not is_zombie(pid)]:
+        if time.monotonic() > ends:
+            raise TimeoutError(f"processes {left} do not end")
+        time.sleep(0.005)
+
+
+def is_zombie(pid: int) -> bool:
+    """Whether it has ended, and nobody has asked how."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+def kill(pid: int) -> None:
+    """SIGKILL, to one that may have ended."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
