@@ -1,4 +1,4 @@
-"""Signals at random moments: saved, stopped, and the same command goes on."""
+"""Signals, and now and then a STOP file, at random moments: saved, stopped, and the same command goes on."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from pipeline.chaos.kills import Broken, run_dir_of
 from pipeline.checkpoint.manifest import published
 from pipeline.run.metrics import read_steps
 
-SIGNALS: Final = ("SIGTERM", "SIGUSR1", "SIGINT")
+WAYS: Final = ("SIGTERM", "SIGUSR1", "STOP", "SIGINT")
 
 
 def run_stopped(
@@ -33,11 +33,10 @@ def run_stopped(
     while done.total() < stops:
         began = time.monotonic()
         family = start(run_yaml, processes, log)
-        name = SIGNALS[done.total() % len(SIGNALS)]
+        name = WAYS[done.total() % len(WAYS)]
         if not _wait(family, chance.uniform(0, longest_s)) or family.head is None:
             break
-        with suppress(ProcessLookupError):
-            os.kill(family.head, getattr(signal, name))
+        _ask(name, family.head, run)
         code = family.wait()
         if code == 0:  # it had just finished
             break
@@ -49,6 +48,16 @@ def run_stopped(
     if code != 0:
         raise Broken(f"after {done.total()} stops the same command did not end well: see {log}")
     return done
+
+
+def _ask(name: str, launcher: int, run: Path) -> None:
+    """By a signal, or by the file."""
+    if name == "STOP":
+        run.mkdir(exist_ok=True)
+        (run / name).touch()
+        return
+    with suppress(ProcessLookupError):
+        os.kill(launcher, getattr(signal, name))
 
 
 def _wait(family: Family, seconds: float) -> bool:

@@ -13,7 +13,7 @@ from tests.soak.matrix import Matrix
 from tests.soak.train_nest import nest
 
 KILLS_PER_TRIAL = 10
-WORLDS, STAGES = (1, 2, 3), ("zero0", "zero1", "zero2")
+WORLDS, STAGES = (1, 2, 3), ("zero0", "zero1", "zero2", "zero3")
 SAMPLES = 352
 
 
