@@ -5,6 +5,7 @@ import os
 import pytest
 
 from tests.soak import (
+    checkpoint_kills,
     checkpoint_matrix,
     checkpoint_mutations,
     prep_kills,
@@ -72,3 +73,8 @@ def test_a_run_that_is_asked_to_stop_goes_on_as_if_nothing_had_happened(tmp_path
 
 def test_damaged_checkpoints_are_found_and_the_one_before_is_taken(tmp_path):
     assert checkpoint_mutations.run({"seed": 109, "mutations": 50}, tmp_path)["faults"] == 50
+
+
+def test_runs_that_are_killed_while_they_save_or_load_end_in_the_same_weights(tmp_path):
+    trial = {"seed": 111, "world": 2, "zero": "zero3", "kills": 10}
+    assert checkpoint_kills.run(trial, tmp_path)["faults"] == 10

@@ -12,6 +12,7 @@ from typing import Any
 
 from tests.runs import CHECKOUT
 from tests.soak import (
+    checkpoint_kills,
     checkpoint_matrix,
     checkpoint_mutations,
     prep_kills,
@@ -29,6 +30,7 @@ MATRICES = (
     stream_kills.MATRIX,
     stream_cycles.MATRIX,
     stream_faults.MATRIX,
+    checkpoint_kills.MATRIX,
     checkpoint_matrix.MATRIX,
     stop_signals.MATRIX,
     checkpoint_mutations.MATRIX,

@@ -1,18 +1,24 @@
 """SIGKILL of random ranks at random moments of a checkpoint's life: while it is written, published, pruned, loaded."""
 
 import random
+import time
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+from pipeline.chaos.family import is_zombie, kill, wait_until_gone
 from pipeline.chaos.kills import compare, run_killed
 from tests.datasets import make_dataset
 from tests.runs import write_run
+from tests.soak.checkpoint_matrix import nest
+from tests.soak.checkpoint_rank import Start
 from tests.soak.matrix import Matrix
-from tests.soak.train_nest import nest
+from tests.soak.stream_nest import endings, session
 
 KILLS_PER_TRIAL = 10
+GRACE_S = 2.0  # for the ranks that are left to end by themselves, as our launcher waits
 WORLDS, STAGES = (1, 2, 3), ("zero0", "zero1", "zero2", "zero3")
 SAMPLES = 352
 
@@ -28,6 +34,42 @@ def trials(count: int, seed: int) -> list[dict[str, Any]]:
         }
         for n in range(-(-count // KILLS_PER_TRIAL))
     ]
+
+
+@dataclass
+class Ranks:
+    """The ranks of an attempt, started without a launcher (checkpoint_rank.py); a Family of pipeline/chaos."""
+
+    started: Start
+    ranks: list[int]
+    head: None = None
+
+    @classmethod
+    def start(cls, run_yaml: Path, processes: int, log: Path) -> "Ranks":
+        """What they say is in a folder beside `log`, one for each start."""
+        number = sum(1 for _ in log.parent.glob(f"{log.name}.*"))
+        started = Start(str(log.with_name(f"{log.name}.{number}")), str(run_yaml), [], processes)
+        return cls(started, nest().begin(started))
+
+    def alive(self) -> bool:
+        """All of them: where one has ended, the others do not get far."""
+        return all(map(running, self.ranks))
+
+    def wait(self) -> int:
+        """As the launcher does: once one has ended badly, the others get a moment; then they are killed."""
+        while self.alive():
+            time.sleep(0.005)
+        ends = time.monotonic() + GRACE_S
+        while any(map(running, self.ranks)) and (time.monotonic() < ends or not self._failed()):
+            time.sleep(0.005)
+        for pid in filter(running, self.ranks):
+            kill(pid)
+        wait_until_gone([pid for rank in self.ranks for pid in (rank, *session(rank))])
+        return int(self._failed())
+
+    def _failed(self) -> bool:
+        ended = [how for how, pid in zip(endings(self.started), self.ranks, strict=True) if not running(pid)]
+        return any(how != "done" for how in ended)
 
 
 @lru_cache(maxsize=1)
@@ -56,15 +98,20 @@ def undisturbed(world: int, zero: str) -> Path:
     """What a run must end as."""
     run = a_run(home() / f"whole-{world}-{zero}.yaml", zero)
     log = run.with_suffix(".log")
-    assert nest()(run, world, log).wait() == 0, log.read_text()
+    assert Ranks.start(run, world, log).wait() == 0, log
     return run
+
+
+def running(pid: int) -> bool:
+    """Whether it has not ended."""
+    return not is_zombie(pid)
 
 
 def run(trial: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Kills, then the same command to the end: every step, and every bit of the weights, as if nothing had happened."""
     whole = undisturbed(trial["world"], trial["zero"])
     mine = a_run(folder / "run.yaml", trial["zero"])
-    done = run_killed(nest(), mine, trial["world"], trial["kills"], folder / "log", random.Random(trial["seed"]))
+    done = run_killed(Ranks.start, mine, trial["world"], trial["kills"], folder / "log", random.Random(trial["seed"]))
     compare(mine, whole)
     return {"faults": done.kills, "at": dict(done.at), "victims": dict(done.victims)}
 
