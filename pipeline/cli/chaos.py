@@ -24,8 +24,9 @@ def chaos(
 ) -> None:
     """Break a small run of RUN.yaml's data, loader and ZeRO stage on purpose, and see that nothing is lost.
 
-    Takes a tiny model, minutes, and leaves RUN.yaml's own run alone. Exit codes: 0 all held, 1 something did not,
-    2 wrong usage or input.
+    Takes a tiny model, minutes, and leaves RUN.yaml's own run alone.
+
+    Exit codes: 0 all held, 1 something did not, 2 wrong usage or input.
     """
     from pipeline.chaos.report import report
 
