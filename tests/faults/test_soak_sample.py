@@ -72,7 +72,7 @@ def test_a_run_that_is_asked_to_stop_goes_on_as_if_nothing_had_happened(tmp_path
 
 
 def test_damaged_checkpoints_are_found_and_the_one_before_is_taken(tmp_path):
-    assert checkpoint_mutations.run({"seed": 109, "mutations": 50}, tmp_path)["faults"] == 50
+    assert checkpoint_mutations.run({"seed": 109, "mutations": 50, "command": True}, tmp_path)["faults"] == 50
 
 
 def test_runs_that_are_killed_while_they_save_or_load_end_in_the_same_weights(tmp_path):
