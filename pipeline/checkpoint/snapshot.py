@@ -1,6 +1,5 @@
 """What a rank's slices hold at one moment, kept in host memory while training goes on."""
 
-import mmap
 from dataclasses import replace
 
 import torch
@@ -9,6 +8,8 @@ from torch import Tensor
 from pipeline.checkpoint.files import bytes_of
 from pipeline.checkpoint.manifest import FLOAT_BYTES
 from pipeline.checkpoint.state import Slice
+from pipeline.dataset.errors import WorkFailed
+from pipeline.dataset.quantities import human_bytes
 
 
 class Snapshot:
@@ -22,7 +23,11 @@ class Snapshot:
         self._pinned = False
 
     def take(self, slices: list[Slice]) -> list[Slice]:
-        """The same slices with copies of their values, which stand until the next call. Nothing else is waited for."""
+        """The same slices with copies of their values, which stand until the next call.
+
+        Raises:
+            WorkFailed: the system does not let us have such memory.
+        """
         memory, at = self._room(bytes_of(slices)), 0
         copies = []
         for part in slices:
@@ -39,14 +44,19 @@ class Snapshot:
     def _room(self, size: int) -> Tensor:
         if self._memory is None or FLOAT_BYTES * self._memory.numel() < size:
             self._release()
-            size = max(size, mmap.PAGESIZE)
-            pages = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            pages.madvise(mmap.MADV_HUGEPAGE)  # few page faults in the first snapshot, which training waits for
-            self._memory = torch.frombuffer(pages, dtype=torch.float32, count=size // FLOAT_BYTES)
-            if torch.cuda.is_available():  # where the system allows that; else the copy takes longer
-                status = torch.cuda.cudart().cudaHostRegister(self._memory.data_ptr(), size, 0)
-                self._pinned = int(status) == 0
+            self._memory = torch.empty(size // FLOAT_BYTES)
+            if torch.cuda.is_available():
+                self._pin(self._memory)
         return self._memory
+
+    def _pin(self, memory: Tensor) -> None:
+        size = FLOAT_BYTES * memory.numel()
+        try:
+            torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), size, 0))
+        except RuntimeError as error:  # which CUDA would bring up again in whatever comes next
+            fix = "raise the limit on locked memory, or set checkpoint.asynchronous: false"
+            raise WorkFailed(f"{human_bytes(size)} of memory cannot be page-locked ({error}): {fix}") from None
+        self._pinned = True
 
     def _release(self) -> None:
         if self._pinned and self._memory is not None:

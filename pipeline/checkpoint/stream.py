@@ -103,13 +103,25 @@ def _write_all(file: BinaryIO, piece: memoryview) -> None:
 
 
 def _read(file: BinaryIO, size: int) -> Iterator[memoryview]:
-    """A file's bytes in pieces of `size`, all but the last; each is valid until the next is asked for."""
-    buffer = memoryview(bytearray(size))
-    while True:
-        filled = 0
-        while filled < size and (count := file.readinto(buffer[filled:])):  # type: ignore[attr-defined]
-            filled += count
-        if filled:
-            yield buffer[:filled]
-        if filled < size:
-            return
+    """A file's bytes in pieces of `size`, all but the last; each is valid until the next is asked for.
+
+    Another thread reads a piece while the one before it is hashed.
+    """
+    filling, hashing = (memoryview(bytearray(size)) for _ in range(2))
+    with ThreadPoolExecutor(1, "checkpoint-read") as reader:
+        count = size
+        reading = reader.submit(_fill, file, filling)
+        while count == size:
+            count, filling, hashing = reading.result(), hashing, filling
+            if count == size:
+                reading = reader.submit(_fill, file, filling)
+            if count:
+                yield hashing[:count]
+
+
+def _fill(file: BinaryIO, buffer: memoryview) -> int:
+    """Bytes read; fewer than there is room for only at the file's end."""
+    filled = 0
+    while filled < len(buffer) and (count := file.readinto(buffer[filled:])):  # type: ignore[attr-defined]
+        filled += count
+    return filled
