@@ -81,8 +81,8 @@ def session(leader: int) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError):
-                state, _, _, sid = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
-                if int(sid) == leader and state not in "ZX":
+                sid = (entry / "stat").read_text().rpartition(")")[2].split()[3]
+                if int(sid) == leader and runs(int(entry.name)):
                     found.append(int(entry.name))
     return found
 
@@ -90,18 +90,21 @@ def session(leader: int) -> list[int]:
 def wait_until_gone(pids: list[int], patience_s: float = PATIENCE_S) -> None:
     """Raises TimeoutError."""
     ends = time.monotonic() + patience_s
-    while left := [pid for pid in pids if Path(f"/proc/{pid}").exists() and not is_zombie(pid)]:
+    while left := [pid for pid in pids if runs(pid)]:
         if time.monotonic() > ends:
             raise TimeoutError(f"processes {left} do not end")
         time.sleep(0.005)
 
 
-def is_zombie(pid: int) -> bool:
-    """Whether it has ended, and nobody has asked how."""
+def runs(pid: int) -> bool:
+    """Whether it has not ended. One that is dead, and of which nobody has asked how it ended, has; but as long as one of
+    its threads is on its way out, it keeps its locks."""
+    process = Path(f"/proc/{pid}")
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+        state = (process / "stat").read_text().rpartition(")")[2].split()[0]
+        return state not in "ZX" or len(list((process / "task").iterdir())) > 1
     except OSError:
-        return True
+        return False
 
 
 def kill(pid: int) -> None:

@@ -22,6 +22,7 @@ from pipeline.run.stop_file import StopFile
 
 _OWNER, _RANK_0 = 0, 1
 _PATIENCE_S = 10.0
+_OWNER_PATIENCE_S = 2.0  # one that was killed keeps the run until its memory is given back
 _LONGEST_NAME = 1000  # bytes
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # some network file systems have none
 # Closing any descriptor of a locked file drops the process's locks on it: one per file, open as long as we live.
@@ -82,7 +83,7 @@ class RunDirectory:
         Raises:
             UsageError: another process has it.
         """
-        self._lock(_OWNER, patience_s=0.0)
+        self._lock(_OWNER, patience_s=_OWNER_PATIENCE_S)
         self._lock(_RANK_0, patience_s=_PATIENCE_S)
         with contextlib.suppress(OSError):
             fcntl.lockf(self._lock_file(), fcntl.LOCK_UN, 1, _RANK_0)  # free for our own rank 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from pipeline.chaos.family import is_zombie, kill, wait_until_gone
+from pipeline.chaos.family import kill, runs, wait_until_gone
 from pipeline.chaos.kills import compare, run_killed
 from tests.datasets import make_dataset
 from tests.runs import write_run
@@ -53,22 +53,22 @@ class Ranks:
 
     def alive(self) -> bool:
         """All of them: where one has ended, the others do not get far."""
-        return all(map(running, self.ranks))
+        return all(map(runs, self.ranks))
 
     def wait(self) -> int:
         """As the launcher does: once one has ended badly, the others get a moment; then they are killed."""
         while self.alive():
             time.sleep(0.005)
         ends = time.monotonic() + GRACE_S
-        while any(map(running, self.ranks)) and (time.monotonic() < ends or not self._failed()):
+        while any(map(runs, self.ranks)) and (time.monotonic() < ends or not self._failed()):
             time.sleep(0.005)
-        for pid in filter(running, self.ranks):
+        for pid in filter(runs, self.ranks):
             kill(pid)
         wait_until_gone([pid for rank in self.ranks for pid in (rank, *session(rank))])
         return int(self._failed())
 
     def _failed(self) -> bool:
-        ended = [how for how, pid in zip(endings(self.started), self.ranks, strict=True) if not running(pid)]
+        ended = [how for how, pid in zip(endings(self.started), self.ranks, strict=True) if not runs(pid)]
         return any(how != "done" for how in ended)
 
 
@@ -100,11 +100,6 @@ def undisturbed(world: int, zero: str) -> Path:
     log = run.with_suffix(".log")
     assert Ranks.start(run, world, log).wait() == 0, log
     return run
-
-
-def running(pid: int) -> bool:
-    """Whether it has not ended."""
-    return not is_zombie(pid)
 
 
 def run(trial: dict[str, Any], folder: Path) -> dict[str, Any]:
