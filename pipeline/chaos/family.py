@@ -97,8 +97,9 @@ def wait_until_gone(pids: list[int], patience_s: float = PATIENCE_S) -> None:
 
 
 def runs(pid: int) -> bool:
-    """Whether it has not ended. One that is dead, and of which nobody has asked how it ended, has; but as long as one of
-    its threads is on its way out, it keeps its locks."""
+    """Whether it has not ended. A zombie, of which nobody has asked how it ended, has, once all its threads are gone:
+    until then it keeps its locks.
+    """
     process = Path(f"/proc/{pid}")
     try:
         state = (process / "stat").read_text().rpartition(")")[2].split()[0]
