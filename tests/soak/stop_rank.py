@@ -86,8 +86,13 @@ def _rank(start: Start, rank: int) -> None:
 
 
 if __name__ == "__main__":
-    import pipeline.train  # noqa: F401  # before forking, so that ranks need not
     from pipeline.engine import import_deepspeed
 
+    # All before forking, so that ranks need not. Muon brings torch's compiler along: most of an engine's first start.
     import_deepspeed()
+    import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
+
+    import pipeline.rank
+    import pipeline.train  # noqa: F401
+
     hatch(_parent)
