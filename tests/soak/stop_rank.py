@@ -12,6 +12,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pipeline.dataset.processes import die_with
 from tests.soak.stream_rank import hatch
 
 GRACE_S = 20.0
@@ -38,6 +39,7 @@ class Start:
 def _parent(line: str) -> None:
     """Signals that reach the whole group are none of its business."""
     os.setsid()
+    die_with(os.getppid())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(signum, signal.SIG_IGN)
@@ -62,8 +64,10 @@ def _parent(line: str) -> None:
 
 def _fork(start: Start, rank: int) -> int:
     """A rank, as a command's process would be: with the signals' default dispositions until it says otherwise."""
+    parent = os.getpid()
     if pid := os.fork():
         return pid
+    die_with(parent)
     try:
         _rank(start, rank)
         code = 0
