@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Final
 
+from pipeline.dataset.errors import StoppedResumable
 from pipeline.launch.environment import STOP_SIGNALS
 from pipeline.run.stop_file import StopFile, StopOrder
 from pipeline.run.verdict import Cause, Phase
@@ -43,7 +44,7 @@ class StopRequest:
         self.phase: Phase = "setup"
         self._signal: Asked | None = None
         self._file: Asked | None = None
-        self._leave: Callable[[Asked], object] = lambda asked: os._exit(3)  # nobody has begun anything yet
+        self._leave: Callable[[Asked], object] = lambda asked: None  # nobody has begun anything yet
         self._tell: Callable[[], None] = lambda: None
         self._lock = threading.RLock()
         heard, told = os.pipe()
@@ -65,7 +66,7 @@ class StopRequest:
             self.leave_if_starting()
 
     def while_starting(self, leave: Callable[[Asked], object]) -> None:
-        """How to end while the rank is starting. It must not return; it is called in any thread."""
+        """What to do before the rank ends while it is starting; it is called in any thread."""
         with self._lock:
             self._leave = leave
             self.leave_if_starting()
@@ -74,7 +75,10 @@ class StopRequest:
         """Does not return where this rank was asked to stop, and has nothing to save yet."""
         with self._lock:
             if self.phase == "setup" and (asked := self.asked(-1)):
-                self._leave(asked)
+                try:
+                    self._leave(asked)
+                finally:
+                    os._exit(StoppedResumable.exit_code)
 
     def tell_others_by(self, tell: Callable[[], None]) -> None:
         """What lets other ranks know, who wait for data perhaps; it is called in any thread."""
