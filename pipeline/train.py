@@ -30,6 +30,7 @@ from pipeline.engine import build_engine, build_model, engine_notes, import_deep
 from pipeline.evaluate.validation import Validation
 from pipeline.launch.environment import RankEnvironment
 from pipeline.launch.preflight import Prepared
+from pipeline.launch.saving import saving_of
 from pipeline.models.flops import device_peak, train_flops
 from pipeline.optim.ema import AVERAGE, WeightAverage
 from pipeline.optim.masters import optimizer_step
@@ -153,7 +154,9 @@ class Trainer:
             self.average.begin()
             self.console.say("ema: that checkpoint has no average: it begins as the weights are there")
         newest = (checkpoint[0].name, checkpoint[1].step) if checkpoint else None
-        self.saver = Saver(config.checkpoint, self.run.checkpoints, self.attempt, world, newest, self.console.say)
+        size = saving_of(config, len(corpus.classes), self.total_steps, world.size).snapshot
+        say = self.console.say
+        self.saver = Saver(config.checkpoint, self.run.checkpoints, self.attempt, world, newest, size, say)
         flops = train_flops(config.model.variant, config.model.image_size, config.model.pooling, len(corpus.classes))
         peak = device_peak(torch.cuda.get_device_name()) if world.device.type == "cuda" else None
         self.journal = Journal(

@@ -33,13 +33,19 @@ class Saver:
         attempt: int,
         world: World,
         newest: tuple[str, int] | None,
+        size: int,
         say: Callable[[str], None],
     ) -> None:
-        """`newest`: name and step of the checkpoint from which the run goes on. All ranks at the same time."""
+        """All ranks at the same time.
+
+        Args:
+            newest: name and step of the checkpoint from which the run goes on.
+            size: bytes that this rank writes, about.
+        """
         self._checkpoints, self._attempt, self._say = checkpoints, attempt, say
         self._world = world.beside()
         self._retention = Retention(config.keep_last, config.keep_every)
-        self._snapshot = Snapshot() if config.asynchronous else None
+        self._snapshot = Snapshot(size) if config.asynchronous else None
         self._blocked_s = 0.0
         self._copier = Copier(Location.of(config.copy_to), say) if config.copy_to and world.is_main else None
         if self._copier and newest:

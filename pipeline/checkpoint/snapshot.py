@@ -1,6 +1,8 @@
 """What a rank's slices hold at one moment, kept in host memory while training goes on."""
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -11,16 +13,22 @@ from pipeline.checkpoint.state import Slice
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.quantities import human_bytes
 
+_SPARE_BYTES: Final = 2**20  # ranks' shares are not equal to the last number
+
 
 class Snapshot:
     """Host memory for one rank's slices, used again by every snapshot.
 
-    Where there is a GPU it is page-locked, so that the copy runs at the bus's speed.
+    It is made ready at once, beside whatever comes next: a page's first use takes far longer than the copy. Where there
+    is a GPU it is page-locked, so that the copy runs at the bus's speed.
     """
 
-    def __init__(self) -> None:
-        self._memory: Tensor | None = None  # float32, flat
-        self._pinned = False
+    def __init__(self, size: int) -> None:
+        """`size`: bytes that it will take, about."""
+        self._device = torch.cuda.current_device() if torch.cuda.is_available() else None
+        maker = ThreadPoolExecutor(1, "checkpoint-memory")
+        self._memory: Future[Tensor] = maker.submit(self._make, size + size // 64 + _SPARE_BYTES)  # float32, flat
+        maker.shutdown(wait=False)
 
     def take(self, slices: list[Slice]) -> list[Slice]:
         """The same slices with copies of their values, which stand until the next call.
@@ -37,28 +45,27 @@ class Snapshot:
                 tensors[kind].copy_(values, non_blocking=True)
                 at += values.numel()
             copies.append(replace(part, tensors=tensors))
-        if torch.cuda.is_available():
+        if self._device is not None:
             torch.cuda.synchronize()
         return copies
 
     def _room(self, size: int) -> Tensor:
-        if self._memory is None or FLOAT_BYTES * self._memory.numel() < size:
-            self._release()
-            self._memory = torch.empty(size // FLOAT_BYTES)
-            if torch.cuda.is_available():
-                self._pin(self._memory)
-        return self._memory
+        memory = self._memory.result()
+        if FLOAT_BYTES * memory.numel() < size:
+            if self._device is not None:
+                torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(memory.data_ptr()))
+            memory = self._make(size)
+            self._memory = Future()
+            self._memory.set_result(memory)
+        return memory
 
-    def _pin(self, memory: Tensor) -> None:
-        size = FLOAT_BYTES * memory.numel()
-        try:
-            torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), size, 0))
-        except RuntimeError as error:  # which CUDA would bring up again in whatever comes next
-            fix = "raise the limit on locked memory, or set checkpoint.asynchronous: false"
-            raise WorkFailed(f"{human_bytes(size)} of memory cannot be page-locked ({error}): {fix}") from None
-        self._pinned = True
-
-    def _release(self) -> None:
-        if self._pinned and self._memory is not None:
-            torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(self._memory.data_ptr()))
-        self._memory, self._pinned = None, False
+    def _make(self, size: int) -> Tensor:
+        memory = torch.zeros(size // FLOAT_BYTES)
+        if self._device is not None:
+            torch.cuda.set_device(self._device)  # each thread has its own
+            try:
+                torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0))
+            except RuntimeError as error:  # which CUDA would bring up again in whatever comes next
+                fix = "raise the limit on locked memory, or set checkpoint.asynchronous: false"
+                raise WorkFailed(f"{human_bytes(size)} of memory cannot be page-locked ({error}): {fix}") from None
+        return memory

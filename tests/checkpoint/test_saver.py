@@ -44,10 +44,10 @@ def run(world, tmp_path):
 class Run:
     """Slices that training changes, and a saver."""
 
-    def __init__(self, world, checkpoints, newest=None, **config):
+    def __init__(self, world, checkpoints, newest=None, size=4 * 3 * NUMBERS, **config):
         self.said = []
         self.checkpoints = checkpoints
-        self.saver = Saver(Checkpoint(**config), checkpoints, 0, world, newest, self.said.append)
+        self.saver = Saver(Checkpoint(**config), checkpoints, 0, world, newest, size, self.said.append)
         self.tensors = {kind: torch.zeros(NUMBERS) for kind in KINDS}
 
     def save(self, step, sync=lambda: None, what_then="training goes on"):
@@ -86,6 +86,13 @@ def test_what_was_handed_over_is_published(world, tmp_path, asynchronous):
     assert verify(run.checkpoints / "step-00000007").parent == "step-00000006"
     assert [line.split(" published")[0] for line in run.said[-3:]] == [f"checkpoint step-0000000{n}" for n in (5, 6, 7)]
     assert {path.name for path in run.checkpoints.iterdir()} == {"step-00000006", "step-00000007"}
+
+
+def test_memory_that_does_not_suffice_is_made_anew(world, tmp_path):
+    run = Run(world, tmp_path / "checkpoints", size=1000)
+    run.save(1)
+    run.save(2)
+    assert run.saver.wait() is None and run.published() == {1: 1, 2: 2}
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(run, monkeypatch):
