@@ -13,12 +13,13 @@ from tests.datasets import make_dataset
 from tests.runs import steps_of, write_run
 from tests.soak.checkpoint_rank import Start
 from tests.soak.matrix import Matrix
-from tests.soak.stream_nest import Nest, endings, wait_until_gone
+from tests.soak.stream_nest import Nest, alive, endings, wait_for
 
 WORLDS, STAGES = (1, 2, 3, 4), (0, 1, 2, 3)
 PLACES = [f"{world} processes, stage {stage}" for world, stage in product(WORLDS, STAGES)]
 SAVED, STEPS = 5, 15
 TOLERANCE = 1e-5  # of a loss, relative
+PATIENCE_S = 300.0  # for ten steps, on a machine that has other things to do
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 
 
@@ -64,7 +65,8 @@ def start(folder: Path, place: str) -> Path:
         loader={"workers": 0},
     )
     attempt = Start(str(folder / "ranks"), str(run), [], world)
-    wait_until_gone(nest().begin(attempt), f"{place}: the ranks hang")
+    pids = nest().begin(attempt)
+    wait_for(lambda: not alive(pids), f"{place}: the ranks hang", PATIENCE_S)
     said = (folder / "ranks/0.log").read_text()
     assert endings(attempt) == ["done"] * world, f"{place}: {endings(attempt)}\n{said}"
     return run
