@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import numpy.ma  # np.unique imports it at its first call: by several threads at once, that recurses
 
 from pipeline.config import Cache
 from pipeline.data.corpus import Corpus, Member

@@ -1,5 +1,7 @@
 """Reading one sample of each kind of shard: what is there, or a hole that says why not."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,12 @@ from tests.reading import DatasetReader
 pytestmark = pytest.mark.fast
 
 KEY = "0123456789abcdef01234567"
+
+
+def test_threads_that_read_find_numpy_complete() -> None:
+    """np.unique imports numpy.ma at its first call, in a way that recurses where another thread has just done so."""
+    code = "import numpy, pipeline.data.read, sys; sys.exit('ma' not in vars(numpy))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_labels_are_read_from_our_own_tars(tmp_path: Path) -> None:
