@@ -1,5 +1,6 @@
 """A checkpoint of every number of processes and every ZeRO stage goes on with every other, as if nothing had been."""
 
+import atexit
 import random
 import shutil
 from functools import lru_cache
@@ -45,6 +46,7 @@ def nest() -> Nest:
 def shared() -> Path:
     """A folder with a dataset, of which a run goes through three epochs."""
     folder = Path(mkdtemp(prefix="soak-checkpoints-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     make_dataset(folder / "data", 150, size=(24, 24))
     return folder
 
