@@ -17,6 +17,7 @@ from pipeline.dataset.files import open_regular
 
 BLOCK_BYTES: Final = 4 * 2**20
 _AHEAD: Final = 8  # pieces that hashing may be ahead of the disk
+_FLUSH_BYTES: Final = 16 * 2**20  # after which the disk is asked to begin
 _SMALL: Final = 2**16  # bytes for which another thread is not worth its wake-up
 
 
@@ -35,26 +36,16 @@ def write_hashed(path: Path, views: Iterable[memoryview]) -> dict[str, Any]:
         OSError: the disk is full, say. Part of the file may be there.
     """
     sha256, block, blocks, size = hashlib.sha256(), xxhash.xxh3_64(), [], 0
-    with path.open("xb", buffering=0) as file, ThreadPoolExecutor(1, "checkpoint-write") as writer:
-        under_way: deque[Future[None]] = deque()
-        try:
-            for piece in _cut(views):
-                if len(piece) < _SMALL and not under_way:
-                    _write_all(file, piece)
-                else:
-                    under_way.append(writer.submit(_write_all, file, piece))
-                sha256.update(piece)
-                block.update(piece)
-                size += len(piece)
-                if size % BLOCK_BYTES == 0:
-                    blocks.append(block.hexdigest())
-                    block = xxhash.xxh3_64()
-                while len(under_way) > _AHEAD or (under_way and under_way[0].done()):
-                    under_way.popleft().result()
-            while under_way:
-                under_way.popleft().result()
-        finally:  # after an error nothing of what still waits is written
-            writer.shutdown(cancel_futures=True)
+    with path.open("xb", buffering=0) as file, _Writer(file) as writer:
+        for piece in _cut(views):
+            writer.write(piece)
+            sha256.update(piece)
+            block.update(piece)
+            size += len(piece)
+            if size % BLOCK_BYTES == 0:
+                blocks.append(block.hexdigest())
+                block = xxhash.xxh3_64()
+        writer.finish()
         os.fsync(file.fileno())
     if size % BLOCK_BYTES:
         blocks.append(block.hexdigest())
@@ -95,6 +86,48 @@ def _cut(views: Iterable[memoryview]) -> Iterator[memoryview]:
             piece, rest = rest[:room], rest[room:]
             room = room - len(piece) or BLOCK_BYTES
             yield piece
+
+
+class _Writer:
+    """Writes pieces in another thread, and has a third one see to it that they reach the disk meanwhile."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._unflushed = file, 0
+        self._writing: deque[Future[None]] = deque()
+        self._flushing: Future[None] | None = None
+
+    def __enter__(self) -> "_Writer":
+        self._writer, self._flusher = (ThreadPoolExecutor(1, f"checkpoint-{what}") for what in ("write", "flush"))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """After an error nothing of what still waits is written."""
+        self._writer.shutdown(cancel_futures=True)
+        self._flusher.shutdown()
+
+    def write(self, piece: memoryview) -> None:
+        """Raises what an earlier piece has met."""
+        if len(piece) < _SMALL and not self._writing:
+            _write_all(self._file, piece)
+        else:
+            self._writing.append(self._writer.submit(_write_all, self._file, piece))
+        while len(self._writing) > _AHEAD or (self._writing and self._writing[0].done()):
+            self._writing.popleft().result()
+        self._unflushed += len(piece)
+        if self._unflushed >= _FLUSH_BYTES and (self._flushing is None or self._flushing.done()):
+            self._flush()
+
+    def finish(self) -> None:
+        """Waits until all is written. Raises what it has met."""
+        while self._writing:
+            self._writing.popleft().result()
+        if self._flushing is not None:
+            self._flushing.result()
+
+    def _flush(self) -> None:
+        if self._flushing is not None:
+            self._flushing.result()  # an error is told once: to whoever waits first
+        self._flushing, self._unflushed = self._flusher.submit(os.fdatasync, self._file.fileno()), 0
 
 
 def _write_all(file: BinaryIO, piece: memoryview) -> None:
