@@ -4,6 +4,7 @@ By the code of `vitstream train` (in a world of one, in this process; now and th
 damaged is found before the first step and named, and the newest sound checkpoint before it is taken.
 """
 
+import atexit
 import os
 import random
 import re
@@ -51,6 +52,7 @@ def trials(count: int, seed: int) -> list[dict[str, Any]]:
 def source() -> tuple[Path, dict[int, dict]]:
     """A folder with a run of two ranks that has got to step 9, in three checkpoints; the steps of the whole run."""
     root = Path(mkdtemp(prefix="soak-mutations-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
     make_dataset(root / "data", 96, size=(24, 24))
     train(write(root / "run.yaml", root), "--set", f"steps={STEPS[-1]}")
     shutil.copytree(root / "run", root / "whole")
