@@ -49,6 +49,8 @@ def run_rank(
         from pipeline.train import Trainer  # torch and DeepSpeed: seconds, spent only once all checks have passed
 
         trainer = Trainer(prepared, environment, os.environ.get(RENDEZVOUS), attempt, stop, from_scratch)
+        if attempt is None:  # now it is known on what to write a verdict
+            stop.while_starting(partial(_leave_while_starting, prepared, environment, trainer.attempt))
         trainer.train()
         stop.enter("step")  # also where there was none left to do: it comes to its end by itself
         trainer.world.barrier()  # finished is what all have done

@@ -2,7 +2,7 @@
 
 It imports once what training needs, and forks, for every line of its standard input (`Start` as JSON), what srun or
 torchrun is: a process group of a parent and its ranks. Once a rank has ended with an error, the parent gives the others
-some time, and kills them. How all ended, it says in FOLDER/codes.json.
+some time, sends them SIGTERM, and kills them. How all ended, it says in FOLDER/codes.json.
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.dataset.processes import die_with
 from tests.soak.stream_rank import hatch
 
-GRACE_S = 20.0
+GRACE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,10 @@ def _parent(line: str) -> None:
                 codes[pid] = os.waitstatus_to_exitcode(ended[1])
         if any(codes.values()):
             failed_at = failed_at or time.monotonic()
-            if time.monotonic() - failed_at > GRACE_S:
+            late_s = time.monotonic() - failed_at
+            if late_s > GRACE_S:
                 for pid in set(ranks) - set(codes):
-                    os.kill(pid, signal.SIGKILL)
+                    os.kill(pid, signal.SIGKILL if late_s > 2 * GRACE_S else signal.SIGTERM)
         time.sleep(0.01)
     said = Path(start.folder) / "codes.json"
     said.with_suffix(".tmp").write_text(json.dumps([codes[pid] for pid in ranks]))
