@@ -7,10 +7,14 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-PATIENCE_S = 60.0
+from pipeline.dataset.processes import die_with
+
+PATIENCE_S = 60.0  # until the processes of a run that has ended are gone
+LONGEST_S = 1800.0  # that a small run may take: one that takes longer hangs
 
 
 class Family(Protocol):
@@ -49,7 +53,9 @@ class Launched:
         """`log` gets what it prints."""
         command = [sys.executable, "-P", "-m", "pipeline.cli", "train", str(run_yaml), "--nproc", str(processes)]
         with log.open("ab") as file:
-            return cls(subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True), processes)
+            with_us = partial(die_with, os.getpid())
+            process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True, preexec_fn=with_us)
+            return cls(process, processes)
 
     @property
     def head(self) -> int:
@@ -63,7 +69,12 @@ class Launched:
         return self.process.poll() is None
 
     def wait(self) -> int:
-        code = self.process.wait()
+        try:
+            code = self.process.wait(LONGEST_S)
+        except subprocess.TimeoutExpired:
+            for pid in session(self.process.pid):
+                kill(pid)
+            raise TimeoutError(f"the run has not ended after {LONGEST_S:.0f} s") from None
         wait_until_gone(session(self.process.pid))
         return code
 
@@ -108,7 +119,11 @@ def runs(pid: int) -> bool:
         return False
 
 
-def kill(pid: int) -> None:
-    """SIGKILL, to one that may have ended."""
+def kill(pid: int) -> bool:
+    """SIGKILL. Returns whether it was still there to be killed."""
+    if not runs(pid):
+        return False
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+        return True
+    return False

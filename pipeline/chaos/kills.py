@@ -56,36 +56,39 @@ def run_killed(
         family = start(run_yaml, processes, log)
         seen = arrive(moment, checkpoints, family.alive, typical_s, chance)
         if seen is None:  # it has ended before
-            if family.wait() != 0:
+            if ended(family) != 0:
                 raise Broken(f"a run that nobody disturbed failed: see {log}")
             return done
         typical_s = min(typical_s, time.monotonic() - began) if set(published(checkpoints)) - before else typical_s
         victim = strike(family, processes, chance)
-        done.victims[victim] += 1
-        done.at[seen] += 1
-        say(f"killed {done.kills} of {kills}: {victim}, at {seen}")
-        try:
-            family.wait()
-        except TimeoutError as error:
-            raise Broken(str(error)) from None
-    family = start(run_yaml, processes, log)
-    if family.wait() != 0:
+        if victim is not None:
+            done.victims[victim] += 1
+            done.at[seen] += 1
+            say(f"killed {done.kills} of {kills}: {victim}, at {seen}")
+        ended(family)
+    if ended(start(run_yaml, processes, log)) != 0:
         raise Broken(f"after {done.kills} kills the same command did not end well: see {log}")
     return done
 
 
-def strike(family: Family, processes: int, chance: random.Random) -> str:
-    """Kills one of a run's processes. Returns which."""
+def ended(family: Family) -> int:
+    """A run's exit code, once all its processes have ended. Raises Broken where they do not."""
+    try:
+        return family.wait()
+    except TimeoutError as error:
+        raise Broken(str(error)) from None
+
+
+def strike(family: Family, processes: int, chance: random.Random) -> str | None:
+    """Kills one of a run's processes. Returns which, or None where it had ended by itself."""
     ends = time.monotonic() + 10
     while len(family.ranks) < processes and family.alive() and time.monotonic() < ends:
         time.sleep(0.001)
     victims = {f"rank {rank}": pid for rank, pid in enumerate(family.ranks)}
     if family.head is not None:
         victims["launcher"] = family.head
-    name = chance.choice(sorted(victims)) if victims else "nobody"
-    if victims:
-        kill(victims[name])
-    return name
+    name = chance.choice(sorted(victims)) if victims else None
+    return name if name and kill(victims[name]) else None
 
 
 def compare(run_yaml: Path, undisturbed: Path) -> None:

@@ -1,7 +1,11 @@
 """What `vitstream chaos` prints: a line for what is under way, then a table."""
 
+import json
+import shutil
+import sys
 import tempfile
-from contextlib import nullcontext
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from pipeline.chaos.family import Launched
@@ -12,13 +16,13 @@ from pipeline.launch.preflight import open_data
 
 
 def report(
-    run: Path, overrides: list[str], processes: int, counts: tuple[int, int, int], seed: int, folder: Path | None
+    run: Path, overrides: list[str], processes: int, faults: Faults, seed: int, folder: Path | None, as_json: bool
 ) -> None:
-    """Does it, in `folder` or a temporary one.
+    """Does it, in `folder` or a temporary one, which stays where something did not hold.
 
     Raises:
         UsageError: the configuration or the data cannot be used, or the folder is not empty.
-        WorkFailed: something did not hold; its files are kept where `folder` was named.
+        WorkFailed: something did not hold.
     """
     config = load_config(run, overrides)
     open_data(config, processes)
@@ -26,15 +30,15 @@ def report(
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise UsageError(f"--folder: {folder} is not empty; name another")
-    with tempfile.TemporaryDirectory(prefix="vitstream-chaos-") if folder is None else nullcontext(folder) as place:
-        outcomes = []
-        faults = Faults(*counts)
-        for outcome in try_faults(config, processes, faults, Path(place).resolve(), seed, Launched.start, print):
-            outcomes.append(outcome)
-    print("\n".join(table(outcomes)))
+    place = folder or Path(tempfile.mkdtemp(prefix="vitstream-chaos-"))
+    say = partial(print, file=sys.stderr if as_json else sys.stdout, flush=True)
+    outcomes = list(try_faults(config, processes, faults, place.resolve(), seed, Launched.start, say))
+    print(json.dumps({"faults": [asdict(each) for each in outcomes]}) if as_json else "\n".join(table(outcomes)))
     broken = [outcome for outcome in outcomes if not outcome.held]
     if broken:
-        raise WorkFailed(f"{broken[0].fault}: {broken[0].note}", resumable=False)
+        raise WorkFailed(f"{broken[0].fault}: {broken[0].note}; all of it is in {place}", resumable=False)
+    if folder is None:
+        shutil.rmtree(place)
 
 
 def table(outcomes: list[Outcome]) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.chaos.family import Family, Start
-from pipeline.chaos.kills import Broken, run_dir_of
+from pipeline.chaos.kills import Broken, ended, run_dir_of
 from pipeline.checkpoint.manifest import published
 from pipeline.run.metrics import read_steps
 
@@ -37,14 +37,14 @@ def run_stopped(
         if not _wait(family, chance.uniform(0, longest_s)) or family.head is None:
             break
         _ask(name, family.head, run)
-        code = family.wait()
+        code = ended(family)
         if code == 0:  # it had just finished
             break
         longest_s = max(longest_s, min(20.0, time.monotonic() - began))
         done[name] += 1
         _check(run, code, name)
         say(f"stopped {done.total()} of {stops}: {name}, {time.monotonic() - began:.1f} s after the start")
-    code = start(run_yaml, processes, log).wait()
+    code = ended(start(run_yaml, processes, log))
     if code != 0:
         raise Broken(f"after {done.total()} stops the same command did not end well: see {log}")
     return done

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.chaos.family import Start
-from pipeline.chaos.kills import Broken, compare, run_killed
+from pipeline.chaos.kills import Broken, compare, ended, run_killed
 from pipeline.chaos.mutations import check_damages, resume_from_damaged
 from pipeline.chaos.small import small_run, write_small_run
 from pipeline.chaos.stops import run_stopped
@@ -44,7 +44,7 @@ def try_faults(
     tree = small_run(config, processes, steps=max(30, 8 * max(faults.kills, faults.stops)))
     say(f"a run that nobody disturbs: {tree['steps']} steps on {processes} processes")
     whole = write_small_run(folder / "undisturbed.yaml", tree)
-    if start(whole, processes, folder / "undisturbed.log").wait() != 0:
+    if ended(start(whole, processes, folder / "undisturbed.log")) != 0:
         raise WorkFailed(f"the small run fails although nobody disturbs it; see {folder / 'undisturbed.log'}")
 
     def kills() -> tuple[int, str]:

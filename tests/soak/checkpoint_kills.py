@@ -21,6 +21,7 @@ KILLS_PER_TRIAL = 10
 GRACE_S = 2.0  # for the ranks that are left to end by themselves, as our launcher waits
 WORLDS, STAGES = (1, 2, 3), ("zero0", "zero1", "zero2", "zero3")
 SAMPLES = 352
+LONGEST_S = 300.0  # of a run: one that takes longer hangs
 
 
 def trials(count: int, seed: int) -> list[dict[str, Any]]:
@@ -57,13 +58,15 @@ class Ranks:
 
     def wait(self) -> int:
         """As the launcher does: once one has ended badly, the others get a moment; then they are killed."""
-        while self.alive():
-            time.sleep(0.005)
-        ends = time.monotonic() + GRACE_S
-        while any(map(runs, self.ranks)) and (time.monotonic() < ends or not self._failed()):
+        longest = ends = time.monotonic() + LONGEST_S
+        while any(map(runs, self.ranks)) and time.monotonic() < ends:
+            if ends == longest and self._failed():
+                ends = time.monotonic() + GRACE_S
             time.sleep(0.005)
         for pid in filter(runs, self.ranks):
             kill(pid)
+        if time.monotonic() > longest:
+            raise TimeoutError(f"the run has not ended after {LONGEST_S:.0f} s")
         wait_until_gone([pid for rank in self.ranks for pid in (rank, *session(rank))])
         return int(self._failed())
 

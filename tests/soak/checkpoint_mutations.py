@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+from pipeline.chaos.damage import DAMAGES, Damage, flip_bits
 from pipeline.checkpoint.manifest import MANIFEST_NAME, step_name
 from pipeline.checkpoint.restore import choose_checkpoint
 from pipeline.dataset.errors import UsageError
@@ -77,75 +78,13 @@ def train(run: Path, *arguments: str, code: int = 0) -> str:
 # -- damages ---------------------------------------------------------------------------------------------------
 
 
-def flip_bits(path: Path, rng: random.Random) -> str:
-    """One to three of them, near each other."""
-    data, at = bytearray(path.read_bytes()), rng.randrange(path.stat().st_size)
-    for place in {min(len(data) - 1, at + rng.randrange(64)) for _ in range(rng.randint(1, 3))}:
-        data[place] ^= 1 << rng.randrange(8)
-    path.write_bytes(data)
-    return str(path)
-
-
-def zero(path: Path, rng: random.Random) -> str:
-    """A block that is not zero already."""
-    data = bytearray(path.read_bytes())
-    at = rng.choice([place for place in range(0, len(data), 97) if data[place]])
-    length = min(rng.choice((1, 512, 4096, 2**20)), len(data) - at)
-    data[at : at + length] = bytes(length)
-    path.write_bytes(data)
-    return str(path)
-
-
-def overwrite(path: Path, rng: random.Random) -> str:
-    """A block of noise."""
-    data, length = bytearray(path.read_bytes()), rng.choice((16, 512, 4096))
-    at = rng.randrange(max(1, len(data) - length))
-    data[at : at + length] = rng.randbytes(len(data[at : at + length]))
-    path.write_bytes(data)
-    return str(path)
-
-
-def truncate(path: Path, rng: random.Random) -> str:
-    os.truncate(path, rng.choice((path.stat().st_size - 1, rng.randrange(path.stat().st_size))))
-    return str(path)
-
-
-def append(path: Path, rng: random.Random) -> str:
-    with path.open("ab") as file:
-        file.write(rng.choice((b"\0", b"\n", b" ", rng.randbytes(rng.randint(1, 5000)))))
-    return str(path)
-
-
-def empty(path: Path, rng: random.Random) -> str:
-    path.write_bytes(b"")
-    return str(path)
-
-
-def delete(path: Path, rng: random.Random) -> str:
-    path.unlink()
-    return str(path)
-
-
-def replace_by_no_file(path: Path, rng: random.Random) -> str:
-    """By a folder, a pipe, a link to nowhere or to a device."""
-    path.unlink()
-    match rng.choice(("folder", "pipe", "nowhere", "device")):
-        case "folder":
-            path.mkdir()
-        case "pipe":
-            os.mkfifo(path)
-        case "nowhere":
-            path.symlink_to("nowhere")
-        case "device":
-            path.symlink_to("/dev/zero")
-    return str(path)
-
-
-def of_file(damage: Callable[[Path, random.Random], str]) -> Callable[[Path, Path, random.Random], Hurt]:
+def of_file(damage: Damage) -> Callable[[Path, Path, random.Random], Hurt]:
     """A damage to one file of the checkpoint."""
 
     def damaged(checkpoint: Path, older: Path, rng: random.Random) -> Hurt:
-        return {checkpoint.name: damage(checkpoint / rng.choice(FILES), rng)}
+        path = checkpoint / rng.choice(FILES)
+        damage(path, rng)
+        return {checkpoint.name: str(path)}
 
     return damaged
 
@@ -195,9 +134,9 @@ def swap_folders(checkpoint: Path, older: Path, rng: random.Random) -> Hurt:
     return {path.name: str(path / MANIFEST_NAME) for path in (checkpoint, older)}
 
 
-OF_FILES = (flip_bits, flip_bits, flip_bits, zero, overwrite, truncate, append, empty, delete, replace_by_no_file)
+OF_FILES = (flip_bits, flip_bits, *DAMAGES.values())  # what disks do most
 OF_FOLDERS = (swap_ranks, swap_steps, swap_steps, stale_file, stale_file, stale_folder, rename_folder, swap_folders)
-DAMAGES = {f.__name__: of_file(f) for f in OF_FILES} | {f.__name__: f for f in OF_FOLDERS}
+OF_ALL = {f.__name__: of_file(f) for f in OF_FILES} | {f.__name__: f for f in OF_FOLDERS}
 WEIGHTED = [f.__name__ for f in (*OF_FILES, *OF_FOLDERS)]
 
 
@@ -205,11 +144,11 @@ def damage_some(checkpoints: Path, rng: random.Random) -> tuple[Hurt, list[str]]
     """Damages the newest checkpoint, and now and then others. Returns which must not be used, and what was done."""
     newest, *others = (checkpoints / step_name(step) for step in reversed(STEPS))
     kind = rng.choice(WEIGHTED)
-    hurt, done = DAMAGES[kind](newest, rng.choice(others), rng), [kind]
+    hurt, done = OF_ALL[kind](newest, rng.choice(others), rng), [kind]
     for other in others:
         if other.name not in hurt and rng.random() < 0.25:
             kind = rng.choice(OF_FILES).__name__
-            hurt |= DAMAGES[kind](other, other, rng)
+            hurt |= OF_ALL[kind](other, other, rng)
             done.append(kind)
     return hurt, done
 
