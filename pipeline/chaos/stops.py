@@ -13,7 +13,7 @@ from typing import Final
 
 from pipeline.chaos.family import Family, Start
 from pipeline.chaos.kills import Broken, ended, run_dir_of
-from pipeline.checkpoint.manifest import published
+from pipeline.checkpoint.manifest import published, step_of
 from pipeline.run.metrics import read_steps
 
 WAYS: Final = ("SIGTERM", "SIGUSR1", "STOP", "SIGINT")
@@ -78,7 +78,7 @@ def _check(run: Path, code: int, name: str) -> None:
     verdict = json.loads((attempt / "verdict.json").read_text()) if (attempt / "verdict.json").exists() else {}
     if code != 3 or not verdict.get("resumable"):
         raise Broken(f"{name}: exit code {code}, verdict {verdict or 'missing'}; see {attempt}")
-    saved = max((int(path.name.removeprefix("step-")) for path in published(run / "checkpoints")), default=0)
+    saved = max(map(step_of, published(run / "checkpoints")), default=0)
     lost = max(read_steps(run / "metrics.jsonl"), default=0) - saved
     if lost > 0:
         raise Broken(f"{name}: {lost} steps were done and are not in a checkpoint; see {attempt}")

@@ -141,8 +141,8 @@ def _evaluation(path: Path, manifest: CheckpointManifest, weights: str) -> dict[
     if manifest.config.get("evaluate", {}).get("weights", "model") != weights:
         return None
     metrics = path.absolute().parent.parent / "metrics.jsonl"
-    lines = [line for line in lines_of_steps(metrics, {manifest.step}) if "eval" in line]
-    return lines[-1] if lines else None
+    lines = list(lines_of_steps(metrics, {manifest.step}))  # of a step that was done again, the last line counts
+    return lines[-1] if lines and "eval" in lines[-1] else None
 
 
 def _sync(path: Path) -> int:

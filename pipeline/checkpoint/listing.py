@@ -106,13 +106,15 @@ def as_lines(entries: list[Listed]) -> list[str]:
 
 
 def _entry(path: Path, step: int, state: str) -> Listed:
-    files = [each for each in path.iterdir() if each.is_file()]
+    files = [each for each in path.iterdir() if each.is_file()] if path.is_dir() else [path]
     manifest = path / MANIFEST_NAME
     modified = (manifest if manifest.is_file() else path).stat().st_mtime
     written = datetime.fromtimestamp(modified, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     entry = Listed(path.name, step, state, written, sum(f.stat().st_size for f in files), kept=is_protected(path))
     if state == "unfinished":
         return entry
+    if not path.is_dir():
+        return replace(entry, state="damaged", problem="is not a folder")
     try:
         read = read_checkpoint_manifest(path)
     except Damaged as damage:
@@ -145,7 +147,7 @@ def _measured(entry: Listed, lines: list[dict[str, Any]]) -> Listed:
         if "eval" in line:
             entry = replace(entry, accuracy=line.get("accuracy"))
         else:
-            entry = replace(entry, epoch=line["epoch"], loss=line["loss"])
+            entry = replace(entry, epoch=line["epoch"], loss=line["loss"], accuracy=None)
     return entry
 
 

@@ -81,6 +81,16 @@ def test_ls_names_what_is_damaged_without_reading_it_all(run):
     assert "not byte for byte" in entries["step-00000030"]["problem"]
 
 
+def test_an_evaluation_of_a_step_that_was_done_again_is_not_of_its_checkpoint(run):
+    metrics = run / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join([*lines[:4], lines[2], lines[4]]))
+    (run / "checkpoints" / "step-00000050").write_text("not a folder")
+    entries = listed(run)
+    assert entries["step-00000020"]["accuracy"] is None and entries["step-00000020"]["loss"] == 1.5
+    assert (entries["step-00000050"]["state"], entries["step-00000050"]["problem"]) == ("damaged", "is not a folder")
+
+
 def test_keep_and_release(run):
     step = run / "checkpoints" / "step-00000010"
     assert vitstream("checkpoint", "keep", step).stdout == "step-00000010 is kept\n"
