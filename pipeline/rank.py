@@ -26,7 +26,7 @@ def run_rank(
     """Joins the run and trains to its end. A rank that fails after joining ends its process here, with its verdict.
 
     Raises:
-        UsageError: before it joined.
+        UsageError, WorkFailed: before it joined.
     """
     if PARENT_PID in os.environ:
         die_with(int(os.environ[PARENT_PID]))
@@ -34,10 +34,10 @@ def run_rank(
     try:
         prepared = prepare(run_yaml, overrides, environment.world_size, from_scratch, accept_changes)
         attempt = _begin_attempt(prepared, environment)
-    except UsageError as error:
+    except (UsageError, WorkFailed) as error:
         if environment.rank == 0:
             raise
-        raise UsageError(f"rank {environment.rank} on {socket.gethostname()}: {error}") from None
+        raise type(error)(f"rank {environment.rank} on {socket.gethostname()}: {error}") from None
 
     stop.while_starting(partial(_leave_while_starting, prepared, environment, attempt))
     if environment.rank == 0:

@@ -17,7 +17,7 @@ from pipeline.checkpoint.manifest import (
     step_name,
 )
 from pipeline.checkpoint.retention import KEEP_NAME, is_protected
-from pipeline.dataset.errors import UsageError
+from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.quantities import human_bytes
 from pipeline.run.directory import RunDirectory
 from pipeline.run.metrics import lines_of_steps
@@ -33,7 +33,7 @@ class Listed:
 
     name: str
     step: int
-    state: str  # complete, unfinished, damaged
+    state: str  # complete, unfinished, damaged; unknown: of another format, or not to be read now
     written: str  # UTC, ISO 8601
     bytes: int
     kept: bool  # protected from pruning
@@ -119,6 +119,8 @@ def _entry(path: Path, step: int, state: str) -> Listed:
         read = read_checkpoint_manifest(path)
     except Damaged as damage:
         return replace(entry, state="damaged", problem=str(damage))
+    except (UsageError, WorkFailed) as error:
+        return replace(entry, state="unknown", problem=str(error))
     problem = next(_problems(path, read), None) if state == "complete" else None
     entry = replace(entry, world_size=read.world_size, zero_stage=read.zero_stage, consumed=read.consumed)
     loss = read.losses[-1] if read.losses else None

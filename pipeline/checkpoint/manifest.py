@@ -1,15 +1,18 @@
 """A checkpoint's name and its `manifest.json`: what it holds, and the hash of every byte of it. Torch-free."""
 
+import errno
 import hashlib
 import json
 import re
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import version
 from math import prod
 from pathlib import Path
 from typing import Any, Final
 
 from pipeline.data.stretches import Stretches, from_json
+from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import canonical_json, is_plain_name, open_regular, render_json, write_json
 
 FORMAT_VERSION = 1
@@ -17,6 +20,7 @@ MANIFEST_NAME = "manifest.json"
 MOST_BYTES: Final = 256 * 2**20  # of a manifest: of ViT-H in slices for 2,000 ranks
 _MOST_BLOCK_BYTES: Final = 64 * 2**20
 FLOAT_BYTES: Final = 4  # all tensors are float32
+_NOT_THERE: Final = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)  # EINVAL: a pipe or a device, say
 _PUBLISHED = re.compile(r"step-\d{8,}", re.ASCII)
 Piece = tuple[str, str, int, int]  # file, key in it, first and last + 1 of the flattened tensor's elements
 
@@ -38,7 +42,25 @@ def published(checkpoints: Path) -> list[Path]:
 
 
 class Damaged(Exception):
-    """A checkpoint that must not be used; the message names the file and what is wrong with it."""
+    """A checkpoint that must not be used; the message names the file and what is wrong with it.
+
+    `is_absent`: the file is not there, or is no file. On a network file system another machine may see it.
+    """
+
+    def __init__(self, message: str, is_absent: bool = False) -> None:
+        super().__init__(message)
+        self.is_absent = is_absent
+
+
+def fault_of(path: Path, error: OSError) -> Damaged | WorkFailed:
+    """What it means that one of a checkpoint's files could not be read: it is not there, or this says nothing of it.
+
+    A failing disk or mount, a permission, too many open files: all of these pass, and the checkpoint is as it was.
+    """
+    if error.errno in _NOT_THERE:
+        reason = "missing" if error.errno == errno.ENOENT else f"cannot be read ({error.strerror})"
+        return Damaged(f"{path}: {reason}", is_absent=True)
+    return WorkFailed(f"{path}: cannot be read now ({error.strerror}); it is left as it is")
 
 
 @dataclass(frozen=True)
@@ -74,7 +96,13 @@ class CheckpointManifest:
 
 
 def read_checkpoint_manifest(directory: Path) -> CheckpointManifest:
-    """Raises Damaged where it is missing, not ours, not what was written, or claims what cannot be."""
+    """A checkpoint's manifest.
+
+    Raises:
+        Damaged: it is missing, not ours, not what was written, or claims what cannot be.
+        UsageError: it is what was written, by another version of vitstream that writes another format.
+        WorkFailed: it cannot be read now.
+    """
     path = directory / MANIFEST_NAME
     try:
         with open_regular(path) as file:
@@ -87,19 +115,29 @@ def read_checkpoint_manifest(directory: Path) -> CheckpointManifest:
         stated = body.pop("self_sha256")
         if stated != _self_hash(body):
             raise Damaged(f"{path}: its content does not have the hash that it states")
-        if body["version"] != FORMAT_VERSION:
-            raise Damaged(f"{path}: format version {body['version']}, this vitstream reads {FORMAT_VERSION}")
+        _refuse_other_format(path, body)
         manifest = CheckpointManifest(**body)
         impossible = _impossible(manifest)
-    except FileNotFoundError:
-        raise Damaged(f"{path}: missing") from None
     except OSError as error:
-        raise Damaged(f"{path}: cannot be read ({error.strerror})") from None
+        raise fault_of(path, error) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(f"{path}: not a readable manifest ({type(error).__name__}: {error})") from None
     if impossible:
         raise Damaged(f"{path}: {impossible}")
     return manifest
+
+
+def _refuse_other_format(path: Path, body: dict[str, Any]) -> None:
+    """Raises UsageError where another version wrote what may well be sound: it is not for us to set it aside."""
+    unknown = sorted(body.keys() - {each.name for each in fields(CheckpointManifest)})
+    if body["version"] == FORMAT_VERSION and not unknown:
+        return
+    extra = f" with {', '.join(unknown)}" if unknown else ""
+    by = body["code"]["version"] if "version" in body.get("code", {}) else "unknown"
+    raise UsageError(
+        f"{path}: is of format version {body['version']}{extra}, written by vitstream {by}; this is vitstream "
+        f"{version('vitstream')}, which reads format version {FORMAT_VERSION}: go on with the one that wrote it"
+    )
 
 
 def _impossible(manifest: CheckpointManifest) -> str | None:

@@ -1,14 +1,20 @@
 """Which checkpoint to go on from: the newest of which every byte verifies. Ranks share the reading, rank 0 decides."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from pipeline.checkpoint.manifest import MANIFEST_NAME, CheckpointManifest, Damaged, published
 from pipeline.checkpoint.retention import remove_leftovers, set_aside, strangers
 from pipeline.checkpoint.verify import damages, read_named
 from pipeline.checkpoint.verify import verify as verify
-from pipeline.dataset.errors import UsageError
+from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.distributed import World
+
+T = TypeVar("T")
+_Met = tuple[str, str] | None  # what kind of thing a rank has met, and the line that says it
+_RAISED: dict[str, type[UsageError | WorkFailed]] = {"usage": UsageError, "failure": WorkFailed}
 
 
 def choose_checkpoint(
@@ -18,13 +24,17 @@ def choose_checkpoint(
 
     Every byte of it has been read, and is what was written. Damaged ones are set aside, and named.
 
-    Raises:
-        UsageError: there are, or were, checkpoints, but none verifies: nothing starts at step 0 silently.
+    Raises, on all ranks alike:
+        UsageError: there are, or were, checkpoints, but none verifies: nothing starts at step 0 silently. Or one is of
+            another format.
+        WorkFailed: one cannot be read now, by any rank. It is left as it is.
     """
-    names, were_there = world.broadcast(_survey(checkpoints, say) if world.is_main else None)
+    survey, met = _tried(partial(_survey, checkpoints, say), world) if world.is_main else (None, None)
+    _agree(met, world)
+    names, were_there = world.broadcast(survey)
     for name in names:
-        manifest, damage = _share_of(checkpoints / name, world)
-        damage = next(filter(None, world.all_gather(damage)), None)
+        manifest, met = _tried(partial(_share_of, checkpoints / name, world), world)
+        damage = _damage(checkpoints / name, manifest, met, world)
         if damage is None and manifest is not None:
             return checkpoints / name, manifest
         if world.is_main:
@@ -45,19 +55,61 @@ def _survey(checkpoints: Path, say: Callable[[str], None]) -> tuple[list[str], b
     return names, bool(renamed) or any(checkpoints.glob("step-*.damaged-*"))
 
 
-def _share_of(checkpoint: Path, world: World) -> tuple[CheckpointManifest | None, str | None]:
-    """The manifest, and what is wrong with it or with this rank's share of the files.
+def _share_of(checkpoint: Path, world: World) -> CheckpointManifest:
+    """The manifest, once it and this rank's share of the files verify. Raises Damaged, UsageError, WorkFailed.
 
     At the same world size a rank's share is what it wrote and is about to restore: it is in memory by then.
     """
+    manifest = read_named(checkpoint)
+    for damage in damages(checkpoint, manifest, range(world.rank, len(manifest.files), world.size)):
+        raise damage
+    return manifest
+
+
+def _tried(look: Callable[[], T], world: World) -> tuple[T | None, _Met]:
+    """What a look gives, and what it has met instead: no rank may leave the others waiting in a collective."""
     try:
-        manifest = read_named(checkpoint)
+        return look(), None
     except Damaged as damage:
-        return None, str(damage)
-    damage = next(damages(checkpoint, manifest, range(world.rank, len(manifest.files), world.size)), None)
-    if damage is None:
-        return manifest, None
-    return manifest, f"{damage}{'' if world.is_main else f' (seen by rank {world.rank} on {world.host})'}"
+        kind, line = "absent" if damage.is_absent else "damaged", str(damage)
+    except UsageError as error:
+        kind, line = "usage", str(error)
+    except WorkFailed as failure:
+        kind, line = "failure", str(failure)
+    except OSError as error:
+        kind, line = "failure", f"{error.filename}: cannot be read now ({error.strerror}); nothing is changed there"
+    return None, (kind, line if world.is_main else f"{line} (seen by rank {world.rank} on {world.host})")
+
+
+def _agree(met: _Met, world: World) -> list[_Met]:
+    """What every rank has met, in order of rank. Raises UsageError, WorkFailed where any has met one."""
+    everyones = world.all_gather(met)
+    for kind, error in _RAISED.items():
+        for line in (each[1] for each in everyones if each and each[0] == kind):
+            raise error(line)
+    return everyones
+
+
+def _damage(checkpoint: Path, manifest: CheckpointManifest | None, met: _Met, world: World) -> str | None:
+    """What is wrong with a checkpoint, by all that the ranks have read of it.
+
+    What other ranks miss and rank 0 sees is no damage: on a network file system they may be late to see it.
+    Raises UsageError, WorkFailed.
+    """
+    everyones = _agree(met, world)
+    found = dict(filter(None, reversed(everyones)))  # kind -> the first rank's line
+    if "damaged" in found or "absent" not in found or everyones[0] is not None:
+        return found.get("damaged", found.get("absent"))
+    look = partial(_is_there, checkpoint, manifest)
+    there, met = _tried(look, world) if world.is_main else (None, None)
+    _agree(met, world)
+    if world.broadcast(there):
+        raise WorkFailed(f"{found['absent']}; rank 0 sees it: the file system there is late, or another one")
+    return found["absent"]
+
+
+def _is_there(checkpoint: Path, manifest: CheckpointManifest) -> bool:
+    return all((checkpoint / file["name"]).is_file() for file in manifest.files)
 
 
 def _put_aside(checkpoint: Path, attempt: int) -> str:

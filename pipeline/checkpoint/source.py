@@ -35,8 +35,8 @@ def open_source(path: Path) -> Source:
     if (path / MANIFEST_NAME).is_file():
         try:
             manifest = read_checkpoint_manifest(path)
-        except Damaged as damage:
-            raise UsageError(f"{KEY}: {damage}") from None
+        except (Damaged, UsageError) as error:
+            raise UsageError(f"{KEY}: {error}") from None
         return _ours(path, manifest.config["model"], manifest.classes, (), manifest)
     if path.is_file():
         facts = _metadata(path)

@@ -95,8 +95,8 @@ def _read(source: Source) -> dict[str, Tensor]:
     if source.manifest is not None:
         try:
             return TensorReader(source.path, verify(source.path)).weights()
-        except Damaged as damage:
-            raise UsageError(f"{KEY}: {damage}") from None
+        except (Damaged, UsageError) as error:
+            raise UsageError(f"{KEY}: {error}") from None
     state: dict[str, Tensor] = {}
     for file in source.files:
         try:

@@ -12,6 +12,7 @@ from pipeline.checkpoint.manifest import (
     MANIFEST_NAME,
     CheckpointManifest,
     Damaged,
+    fault_of,
     read_checkpoint_manifest,
     step_name,
 )
@@ -24,7 +25,13 @@ _MOST_SHOWN: Final = 3
 
 
 def verify(directory: Path) -> CheckpointManifest:
-    """Reads every byte of a checkpoint. Raises Damaged at the first file that is not what was written."""
+    """Reads every byte of a checkpoint.
+
+    Raises:
+        Damaged: at the first file that is not what was written.
+        UsageError: it is of another format.
+        WorkFailed: a file cannot be read now.
+    """
     manifest = read_named(directory)
     for damage in damages(directory, manifest, range(len(manifest.files))):
         raise damage
@@ -32,7 +39,7 @@ def verify(directory: Path) -> CheckpointManifest:
 
 
 def read_named(directory: Path) -> CheckpointManifest:
-    """A checkpoint's manifest. Raises Damaged, also where it is another step's than the folder's."""
+    """A checkpoint's manifest. Raises as that does; Damaged also where the folder is another step's."""
     manifest = read_checkpoint_manifest(directory)
     if directory.name != step_name(manifest.step):
         raise Damaged(f"{directory / MANIFEST_NAME}: is of step {manifest.step}")
@@ -40,7 +47,7 @@ def read_named(directory: Path) -> CheckpointManifest:
 
 
 def damages(directory: Path, manifest: CheckpointManifest, which: Sequence[int]) -> Iterator[Damaged]:
-    """What is wrong with these of the manifest's files, by number; several are read at a time."""
+    """What is wrong with these of the manifest's files, by number; several are read at a time. Raises WorkFailed."""
     held: dict[str, dict[str, int]] = {file["name"]: {} for file in manifest.files}
     for pieces in manifest.tensors.values():
         for name, key, start, stop in pieces:
@@ -61,6 +68,8 @@ def damages(directory: Path, manifest: CheckpointManifest, which: Sequence[int])
 def check_file(path: Path, file: dict[str, Any], tensors: dict[str, int]) -> None:
     """Raises Damaged where a file is not what the manifest's entry says, or does not hold these tensors.
 
+    WorkFailed where that cannot be read now.
+
     Args:
         tensors: key -> bytes of each tensor that it should hold.
     """
@@ -72,10 +81,8 @@ def check_file(path: Path, file: dict[str, Any], tensors: dict[str, int]) -> Non
             raise Damaged(f"{path}: {_where(path, file)}")
         if tensors:
             _check_header(path, size, tensors)
-    except FileNotFoundError:
-        raise Damaged(f"{path}: missing") from None
     except OSError as error:
-        raise Damaged(f"{path}: cannot be read ({error.strerror})") from None
+        raise fault_of(path, error) from None
 
 
 def _where(path: Path, file: dict[str, Any]) -> str:

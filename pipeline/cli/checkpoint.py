@@ -49,7 +49,7 @@ def verify(place: Place, json: Json = False) -> None:
     from pipeline.checkpoint.manifest import Damaged
     from pipeline.checkpoint.verify import verify as verify_bytes
     from pipeline.cli.output import say
-    from pipeline.dataset.errors import WorkFailed
+    from pipeline.dataset.errors import UsageError, WorkFailed
 
     damages: dict[str, str | None] = {}
     for path in checkpoints_of(place):
@@ -58,6 +58,9 @@ def verify(place: Place, json: Json = False) -> None:
         except Damaged as damage:
             damages[path.name] = str(damage)
             what = f"damaged: {damage}"
+        except (UsageError, WorkFailed) as error:
+            damages[path.name] = str(error)
+            what = f"not verified: {error}"
         else:
             damages[path.name] = None
             what = f"verifies: {sum(file['bytes'] for file in manifest.files):,} bytes"
@@ -67,7 +70,7 @@ def verify(place: Place, json: Json = False) -> None:
         found = [{"name": name, "verifies": not damage, "damage": damage} for name, damage in damages.items()]
         say(dumps({"checkpoints": found}))
     if damaged := [name for name, damage in damages.items() if damage]:
-        raise WorkFailed(f"{place}: {len(damaged)} of {len(damages)} checkpoints damaged: {', '.join(damaged)}")
+        raise WorkFailed(f"{place}: {len(damaged)} of {len(damages)} checkpoints do not verify: {', '.join(damaged)}")
 
 
 @app.command(epilog="Example: vitstream checkpoint keep runs/b16/checkpoints/step-00001000")

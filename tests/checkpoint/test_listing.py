@@ -110,7 +110,7 @@ def test_verify_reads_every_byte(run):
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     done = vitstream("checkpoint", "verify", run, "--json")
-    one_line(done, "1 of 3 checkpoints damaged: step-00000020", code=1)
+    one_line(done, "1 of 3 checkpoints do not verify: step-00000020", code=1)
     found = {each["name"]: each for each in json.loads(done.stdout)["checkpoints"]}
     assert [each["verifies"] for each in found.values()] == [True, False, True]
     damage = found["step-00000020"]["damage"]
