@@ -90,6 +90,7 @@ def adopt(native: Path, config: Config, trust: bool, step: int | None, samples: 
         manifest.write(temporary)
         temporary.rename(run.checkpoints / step_name(manifest.step))
         fsync_directory(run.checkpoints)
+        run.published_file.write(manifest.step)
         with atomic_file(run.config) as file:
             file.write(config.to_yaml().encode())
     except OSError as error:

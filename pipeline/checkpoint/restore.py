@@ -5,12 +5,13 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.checkpoint.manifest import MANIFEST_NAME, CheckpointManifest, Damaged, published
+from pipeline.checkpoint.manifest import MANIFEST_NAME, CheckpointManifest, Damaged, published, step_name, step_of
 from pipeline.checkpoint.retention import remove_leftovers, set_aside, strangers
 from pipeline.checkpoint.verify import damages, read_named
 from pipeline.checkpoint.verify import verify as verify
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.distributed import World
+from pipeline.run.published_file import PublishedFile
 
 T = TypeVar("T")
 _Met = tuple[str, str] | None  # what kind of thing a rank has met, and the line that says it
@@ -25,8 +26,8 @@ def choose_checkpoint(
     Every byte of it has been read, and is what was written. Damaged ones are set aside, and named.
 
     Raises, on all ranks alike:
-        UsageError: there are, or were, checkpoints, but none verifies: nothing starts at step 0 silently. Or one is of
-            another format.
+        UsageError: there are, or were, checkpoints, but none verifies or none is left: nothing starts at step 0
+            silently. Or one is of another format.
         WorkFailed: one cannot be read now, by any rank. It is left as it is.
     """
     survey, met = _tried(partial(_survey, checkpoints, say), world) if world.is_main else (None, None)
@@ -46,13 +47,27 @@ def choose_checkpoint(
 
 
 def _survey(checkpoints: Path, say: Callable[[str], None]) -> tuple[list[str], bool]:
-    """The checkpoints' names, newest first; whether there are others, which cannot be used."""
+    """The checkpoints' names, newest first; whether there are others, which cannot be used.
+
+    Raises:
+        UsageError: the run has published some, and all have gone.
+    """
     remove_leftovers(checkpoints)
     renamed = [path for path in strangers(checkpoints) if (path / MANIFEST_NAME).exists()]
     for path in renamed:
         say(f"{path} is not the name of a checkpoint, and is not used")
     names = [path.name for path in reversed(published(checkpoints))]
-    return names, bool(renamed) or any(checkpoints.glob("step-*.damaged-*"))
+    were_there = bool(renamed) or any(checkpoints.glob("step-*.damaged-*"))
+    newest = PublishedFile.of(checkpoints.parent).read()
+    if newest is None or renamed or any(checkpoints.glob(f"{step_name(newest)}*")):
+        return names, were_there
+    if not names and not were_there:
+        what = f"{step_name(newest)} was published here, and no checkpoint is left"
+        fix = "bring them back (is their disk mounted?); --from-scratch begins again at step 0"
+        raise UsageError(f"{checkpoints}: {what}: {fix}")
+    if names and step_of(checkpoints / names[0]) < newest:
+        say(f"{checkpoints / step_name(newest)}, which was published last, is gone: somebody has removed it")
+    return names, were_there
 
 
 def _share_of(checkpoint: Path, world: World) -> CheckpointManifest:

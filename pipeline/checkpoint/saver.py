@@ -21,6 +21,7 @@ from pipeline.config import Checkpoint
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.location import Location
 from pipeline.distributed import World
+from pipeline.run.published_file import PublishedFile
 
 
 class Saver:
@@ -132,11 +133,19 @@ class Saver:
         waited = "" if self._snapshot is None else f", for {self._blocked_s:.1f} s of which training waited"
         self._say(f"checkpoint {path.name} published in {time.perf_counter() - began:.1f} s{waited}")
         if self._world.is_main:
+            self._tell(facts["step"])
             if parent is not None and not (self._checkpoints / parent).is_dir():
                 self._say(f"{self._checkpoints / parent}, the checkpoint before it, is gone: somebody has removed it")
             if self._copier:
                 self._copier.offer(path)
             self._prune()
+
+    def _tell(self, step: int) -> None:
+        told = PublishedFile.of(self._checkpoints.parent)
+        try:
+            told.write(step)
+        except OSError as error:
+            self._say(f"{told.path}: cannot be written ({error.strerror}); the checkpoint stands")
 
     def _prune(self) -> None:
         in_use = {self._copier.busy} if self._copier else ()

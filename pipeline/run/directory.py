@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.files import write_json
+from pipeline.run.published_file import PublishedFile
 from pipeline.run.stop_file import StopFile
 
 _OWNER, _RANK_0 = 0, 1
@@ -56,6 +57,10 @@ class RunDirectory:
     @property
     def stop_file(self) -> StopFile:
         return StopFile(self.path / "STOP")
+
+    @property
+    def published_file(self) -> PublishedFile:
+        return PublishedFile.of(self.path)
 
     def attempt(self, number: int) -> Path:
         return self.path / "attempts" / f"{number:03d}"
@@ -148,6 +153,7 @@ class RunDirectory:
     def set_aside(self, attempt: int) -> None:
         """Moves what the run was into RUN/before-ATTEMPT, for a run that begins anew in its place. Rank 0 only."""
         past = [self.config, self.metrics, self.digests, self.holes, *self.checkpoints.iterdir()]
+        past.append(self.published_file.path)  # last: a start refuses what was set aside by half
         past = [path for path in past if path.exists()]
         aside = self.path / f"before-{attempt:03d}"
         for path in past:

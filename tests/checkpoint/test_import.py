@@ -17,6 +17,7 @@ from pipeline.checkpoint.verify import verify
 from pipeline.checkpoint.zero_layout import parts_of_stage_1_2, parts_of_stage_3
 from pipeline.config import load_config
 from pipeline.dataset.errors import UsageError, WorkFailed
+from pipeline.run.directory import RunDirectory
 from tests.datasets import make_dataset
 from tests.runs import one_line, steps_of, train, vitstream, write_run
 
@@ -85,6 +86,7 @@ def test_training_goes_on_as_it_would_have_there(native, tmp_path):
     (path,) = published(tmp_path / "run" / "checkpoints")
     manifest = verify(path)
     assert path.name == "step-00000003" and manifest.optimizer_step == 3
+    assert RunDirectory(tmp_path / "run").published_file.read() == 3
     if "transformers" not in CASES[case]:
         weights, gathered = TensorReader(path, manifest).weights(), load_file(checkpoint.parent / "weights.safetensors")
         assert weights.keys() == gathered.keys()

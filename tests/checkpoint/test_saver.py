@@ -19,6 +19,7 @@ from pipeline.dataset.errors import UsageError
 from pipeline.distributed import World
 from pipeline.launch.environment import RankEnvironment
 from pipeline.optim.masters import MOMENTS
+from pipeline.run.directory import RunDirectory
 from tests.checkpoint.test_manifest import manifest
 
 KINDS = (WEIGHT, *MOMENTS)
@@ -227,6 +228,27 @@ def test_a_renamed_checkpoint_is_noticed(world, three):
         shutil.rmtree(three / f"step-0000000{step}")
     with pytest.raises(UsageError, match="none verifies; --from-scratch"):
         choose_checkpoint(three, 5, world, said.append)
+
+
+def test_checkpoints_that_have_gone_are_not_a_run_that_begins(world, three):
+    said, folder = [], RunDirectory(three.parent)
+    shutil.rmtree(three / "step-00000003")
+    assert choose_checkpoint(three, 5, world, said.append)[0].name == "step-00000002"
+    assert len(said) == 1 and "step-00000003, which was published last, is gone" in said[0]
+    again = Run(world, three, ("step-00000002", 2))
+    again.save(4)  # from here on, that is the newest
+    again.saver.wait()
+    assert choose_checkpoint(three, 5, world, said.append)[0].name == "step-00000004" and len(said) == 1
+    shutil.rmtree(three)
+    for make in (lambda: None, three.mkdir):
+        make()
+        with pytest.raises(UsageError, match=r"step-00000004 was published here, .* mounted.*--from-scratch"):
+            choose_checkpoint(three, 6, world, said.append)
+    folder.published_file.path.write_bytes(b"{")
+    with pytest.raises(UsageError, match=r"published\.json: is not what was written"):
+        choose_checkpoint(three, 6, world, said.append)
+    folder.set_aside(7)  # as --from-scratch does
+    assert choose_checkpoint(three, 7, world, said.append) is None
 
 
 def test_no_checkpoint_at_all_is_a_start(world, tmp_path):

@@ -72,6 +72,14 @@ def test_no_good_checkpoint_means_no_silent_start_from_scratch(copy):
     assert len(list((aside[0] / "checkpoints").iterdir())) == 3
 
 
+def test_checkpoints_that_have_gone_are_missed(copy):
+    shutil.rmtree(copy.with_suffix("") / "checkpoints")  # as where a disk is not mounted
+    for _ in range(2):  # the first start has made the folder
+        one_line(vitstream("train", copy), "step-00000033 was published here", "--from-scratch")
+    train(copy, 1, "--from-scratch", "--set", "epochs=1")
+    assert "finished" in train(copy, 1, "--set", "epochs=1").stdout
+
+
 def test_a_damaged_checkpoint_of_a_finished_run_is_noticed(copy):
     flip_a_bit(checkpoints(copy)[-1] / "rank-00000.safetensors")
     assert "is damaged" in train(copy, 2).stdout
