@@ -13,7 +13,7 @@ import torch
 from pipeline.agreement import Agreement, Stopping
 from pipeline.checkpoint.files import TensorReader
 from pipeline.checkpoint.load import load
-from pipeline.checkpoint.manifest import CheckpointManifest
+from pipeline.checkpoint.manifest import CheckpointManifest, step_name
 from pipeline.checkpoint.restore import choose_checkpoint
 from pipeline.checkpoint.saver import Saver
 from pipeline.checkpoint.start import start_from
@@ -22,14 +22,14 @@ from pipeline.data.loader import Loader
 from pipeline.data.mosaic.loader import MosaicLoader
 from pipeline.data.mosaic.order import LIMITS, MosaicFeed
 from pipeline.data.recipe import Recipe
-from pipeline.dataset.errors import StoppedResumable, WorkFailed
+from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
 from pipeline.dataset.files import atomic_file
 from pipeline.dataset.remote.traffic import Fetched
 from pipeline.distributed import World
 from pipeline.engine import build_engine, build_model, engine_notes, import_deepspeed
 from pipeline.evaluate.validation import Validation
 from pipeline.launch.environment import RankEnvironment
-from pipeline.launch.preflight import Prepared
+from pipeline.launch.preflight import Prepared, compare
 from pipeline.launch.saving import saving_of
 from pipeline.models.flops import device_peak, train_flops
 from pipeline.optim.ema import AVERAGE, WeightAverage
@@ -72,6 +72,7 @@ class Trainer:
         self.loader: Loader | MosaicLoader | None = None
         self.lineage = Lineage(code_version() if self.world.is_main else {})
         self.resumed_from: str | None = None
+        self.changed: list[str] = []  # since that checkpoint, a line each
         self.began = 0.0  # the step under way
 
     def train(self) -> None:
@@ -82,6 +83,7 @@ class Trainer:
             self.stop.enter("setup")
         checkpoint = choose_checkpoint(self.run.checkpoints, self.attempt, self.world, self.console.say)
         if checkpoint:
+            self.changed = self._compare(checkpoint[1])
             self.progress = Progress.after(checkpoint[1], self.config, self.prepared.train, self.world)
             self.lineage = Lineage.after(self.lineage.code, checkpoint[1].code, checkpoint[1].losses)
             self.resumed_from = checkpoint[0].name
@@ -108,6 +110,23 @@ class Trainer:
 
     # -- setting up --------------------------------------------------------------------------------------------
 
+    def _compare(self, manifest: CheckpointManifest) -> list[str]:
+        """What differs from the checkpoint that was chosen, which may be an older one than was looked at before.
+
+        Raises UsageError where it does not fit, on all ranks alike.
+        """
+        changed, refused = [], None
+        if self.world.is_main:
+            prepared = self.prepared
+            try:
+                changed = compare(manifest, self.config, prepared.train, prepared.accept_changes)
+            except UsageError as error:
+                refused = f"{step_name(manifest.step)}, the newest that verifies: {error}"
+        changed, refused = self.world.broadcast((changed, refused))
+        if refused:
+            raise UsageError(refused)
+        return changed
+
     def _introduce(self) -> None:
         """Says what starts, and writes config.yaml and env.json."""
         config, train, world = self.config, self.prepared.train, self.world
@@ -119,7 +138,7 @@ class Trainer:
         self.run.write_environment(environment_facts(str(world.device)))
         start = f"{self.resumed_from}, which verifies" if self.resumed_from else f"step {self.progress.step:,}"
         self.console.say(f"attempt {self.attempt}, from {start}: {self.run.path}")
-        for line in (*self.prepared.changed, *self.lineage.changed):
+        for line in (*self.changed, *self.lineage.changed):
             self.console.say(f"changed since that checkpoint: {line}")
         if config.loader.name == "mosaic":
             self.console.say(LIMITS)

@@ -110,7 +110,7 @@ def _asked(
             raise UsageError(f"--{key.replace('_', '-')} {option}: {data} {has}; leave the option out")
     corpus = open_corpus(config.data.train, classes=config.data.classes)
     course = Course(config.batch_size, config.seed, config.epochs, config.steps)
-    checkpoint, _ = newest_checkpoint(config, RunDirectory(config.run_dir), corpus, accept_changes=True)
+    checkpoint = newest_checkpoint(config, RunDirectory(config.run_dir), corpus, accept_changes=True)
     if checkpoint is None:
         return corpus, course
     past = resumed(checkpoint.stretches, checkpoint.step, checkpoint.consumed, config.batch_size)

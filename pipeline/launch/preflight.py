@@ -24,7 +24,7 @@ class Prepared:
     run: RunDirectory
     train: Corpus
     val: Member | None
-    changed: tuple[str, ...]  # what differs from the newest checkpoint, a line each
+    accept_changes: bool  # also to what is trained
 
     @property
     def notes(self) -> list[str]:
@@ -51,32 +51,37 @@ def prepare(
         open_folder(config.data.cache, [member.location for member in (*train.members, *filter(None, [val]))])
     run = RunDirectory(config.run_dir)
     run.create()
-    newest, changed = (None, ()) if from_scratch else newest_checkpoint(config, run, train, accept_changes)
+    newest = None if from_scratch else newest_checkpoint(config, run, train, accept_changes)
     if newest is None:
         _check_start(config)
-    return Prepared(config, run, train, val, changed)
+    return Prepared(config, run, train, val, accept_changes)
 
 
 def newest_checkpoint(
     config: Config, run: RunDirectory, train: Corpus, accept_changes: bool
-) -> tuple[CheckpointManifest | None, tuple[str, ...]]:
-    """What a start would go on from, as far as its manifest is sound, and what differs from it, a line each.
+) -> CheckpointManifest | None:
+    """What a start would go on from, as far as its manifest is sound. Raises as `compare`."""
+    newest = _newest(run)
+    if newest is not None:
+        compare(newest, config, train, accept_changes)
+    return newest
+
+
+def compare(manifest: CheckpointManifest, config: Config, train: Corpus, accept_changes: bool) -> list[str]:
+    """What differs from a checkpoint that is to be gone on from, a line each.
 
     Raises:
         UsageError: it does not fit this configuration, or this data, or not without `accept_changes`.
     """
-    newest = _newest(run)
-    if newest is None:
-        return None, ()
-    if newest.data["fingerprint"] != train.fingerprint:
+    if manifest.data["fingerprint"] != train.fingerprint:
         raise UsageError(
             f"data.train: {train} is not what this run's checkpoints were trained on (fingerprint "
-            f"{train.fingerprint[:12]}, theirs {newest.data['fingerprint'][:12]}): bring that back, "
+            f"{train.fingerprint[:12]}, theirs {manifest.data['fingerprint'][:12]}): bring that back, "
             "or take another run_dir"
         )
-    found = changes(newest.config, config)
+    found = changes(manifest.config, config)
     refuse_harmful(found, accept_changes)
-    return newest, tuple(map(str, found))
+    return [str(change) for change in found]
 
 
 def open_data(config: Config, world_size: int) -> tuple[Corpus, Member | None]:

@@ -112,3 +112,19 @@ def test_a_run_goes_on_with_a_changed_loss_only_when_told_to(tmp_path):
     again = train(run, 1, *changed[2:], "--set", f"run_dir={moved.parent}", "--set", "steps=32")
     assert "changed since" in again.stdout and "loss: " not in again.stdout.partition("changed since")[2].split("\n")[0]
     assert "the loss jumped" not in again.stdout
+
+
+def test_what_is_compared_is_the_checkpoint_that_is_gone_on_from(tmp_path):
+    """The newest has the same configuration and is damaged; the one before it was trained with another loss."""
+    make_dataset(tmp_path / "data", 64)
+    run = write_run(tmp_path / "run.yaml", tmp_path / "data", steps=2, epochs=None, batch_size=8)
+    train(run)
+    train(run, 1, *(changed := ("--set", "loss=sigmoid", "--set", "steps=4")), "--accept-changes")
+    with (tmp_path / "run" / "checkpoints" / "step-00000004" / "rank-00000.safetensors").open("ab") as file:
+        file.write(b"more")
+    folder = shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    refused = vitstream("train", run, "--nproc", 2, *changed)
+    one_line(refused, "step-00000002", "loss: softmax -> sigmoid", "--accept-changes")
+    done = train(run, 1, *changed, "--set", f"run_dir={folder}", "--accept-changes")
+    assert "from step-00000002, which verifies" in done.stdout
+    assert "changed since that checkpoint: loss: softmax -> sigmoid" in done.stdout
