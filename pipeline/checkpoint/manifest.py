@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from pipeline.data.stretches import Stretches, from_json
 from pipeline.dataset.errors import UsageError, WorkFailed
@@ -95,6 +97,28 @@ class CheckpointManifest:
         write_json(directory / MANIFEST_NAME, body | {"self_sha256": _self_hash(body)})
 
 
+_TYPES: Final = TypeAdapter(CheckpointManifest)  # a right hash says nothing of what was hashed
+
+
+class _Batches(BaseModel):
+    batch_size: Annotated[int, Field(gt=0)]
+
+
+class _Data(BaseModel):
+    fingerprint: str
+    order: dict[str, Any]
+    ledger: dict[str, Any]
+    stretches: list[Annotated[list[int], Field(min_length=3, max_length=3)]] | None = None
+    holes: dict[str, dict[str, list[int]]] = {}
+
+
+class _Needed(BaseModel):
+    """What a start takes out of the two fields that are dicts of many things."""
+
+    config: _Batches
+    data: _Data
+
+
 def read_checkpoint_manifest(directory: Path) -> CheckpointManifest:
     """A checkpoint's manifest.
 
@@ -116,10 +140,15 @@ def read_checkpoint_manifest(directory: Path) -> CheckpointManifest:
         if stated != _self_hash(body):
             raise Damaged(f"{path}: its content does not have the hash that it states")
         _refuse_other_format(path, body)
+        _TYPES.validate_json(written, strict=True)
+        _Needed.model_validate({"config": body["config"], "data": body["data"]}, strict=True)
         manifest = CheckpointManifest(**body)
         impossible = _impossible(manifest)
     except OSError as error:
         raise fault_of(path, error) from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise Damaged(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(f"{path}: not a readable manifest ({type(error).__name__}: {error})") from None
     if impossible:

@@ -127,7 +127,9 @@ def test_mistakes_are_named(config, tmp_path):
     (tmp_path / "hub").mkdir()
     with pytest.raises(UsageError, match=r"--out: .* is there already"):
         export(config.run_dir, "huggingface", tmp_path / "hub")
-    later = make_checkpoint(config, scrambled(config), 8, config={"model": {"name": "vit-ti/8", "swizzle": 2}})
+    later = make_checkpoint(
+        config, scrambled(config), 8, config={"model": {"name": "vit-ti/8", "swizzle": 2}, "batch_size": 32}
+    )
     with pytest.raises(UsageError, match=r"model\.swizzle: not known here; it is of another version"):
         export(later, "huggingface", tmp_path / "other")
     shutil.rmtree(later)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import resource
 from pathlib import Path
@@ -22,7 +23,7 @@ def manifest(**changes) -> CheckpointManifest:
         "world_size": 2,
         "zero_stage": 1,
         "precision": "fp32",
-        "config": {"seed": 0},
+        "config": {"seed": 0, "batch_size": 32},
         "config_hash": "c" * 64,
         "parent": None,
         "data": {"fingerprint": "f" * 64, "order": {}, "ledger": {}},
@@ -101,6 +102,50 @@ IMPOSSIBLE = {
     "a file of text bytes": ({"files": [{"name": FILE, "bytes": "100", "sha256": ""}]}, "what it says of rank-00000"),
     "a file of something else": ({"files": [{"name": FILE, "bytes": 100, "sha256": "", "pickle": 1}]}, "pickle"),
 }
+
+
+DATA = {"fingerprint": "f" * 64, "order": {}, "ledger": {}}
+MISTYPED = {
+    "a step of text": ({"step": "7"}, "step"),
+    "a step that is true": ({"step": True}, "step"),
+    "a key that is a list": (
+        {"tensors": {"weight/norm.bias": [[FILE, ["a"], 0, 4]]}},
+        r"tensors\.weight/norm\.bias\.0\.1",
+    ),
+    "offsets that are floats": ({"tensors": pieces((0, 4.0))}, r"tensors\.weight/norm\.bias\.0\.3"),
+    "a piece of three": ({"tensors": {"weight/norm.bias": [[FILE, "a", 0]]}}, r"tensors\.weight/norm\.bias\.0\.3"),
+    "data without order": ({"data": {"fingerprint": "", "ledger": {}}}, r"data\.order"),
+    "data without ledger": ({"data": {"fingerprint": "", "order": {}}}, r"data\.ledger"),
+    "data without fingerprint": ({"data": {"order": {}, "ledger": {}}}, r"data\.fingerprint"),
+    "stretches of two": ({"data": DATA | {"stretches": [[0, 0]]}}, r"data\.stretches"),
+    "a config without batch_size": ({"config": {"seed": 0}}, r"config\.batch_size"),
+    "a config that is a list": ({"config": []}, "config"),
+    "classes that are numbers": ({"classes": [1]}, r"classes\.0"),
+    "losses of text": ({"losses": ["low"]}, r"losses\.0"),
+    "shapes that are a list": ({"shapes": []}, "shapes"),
+}
+
+
+@pytest.mark.parametrize("claim", MISTYPED)
+def test_fields_of_another_type_are_damage_in_one_line_even_with_a_right_hash(tmp_path, claim):
+    manifest().write(tmp_path)
+    read_checkpoint_manifest(tmp_path)
+    changes, where = MISTYPED[claim]
+    sealed(tmp_path, **changes)
+    with pytest.raises(Damaged, match=rf"manifest\.json: {where}.*: ") as damage:
+        read_checkpoint_manifest(tmp_path)
+    assert "\n" not in str(damage.value)
+
+
+def test_what_a_checkpoint_may_have_is_read(tmp_path):
+    data = DATA | {
+        "stretches": [[0, 0, 32], [3, 96, 16]],
+        "holes": {"f": {"cause": [1, 2]}},
+        "imported": {"samples": 4},
+    }
+    made = manifest(data=data, losses=[2, 1.5, math.inf, -math.inf], classes=["ant"], parent="step-00000001")
+    made.write(tmp_path)
+    assert read_checkpoint_manifest(tmp_path) == made
 
 
 @pytest.mark.parametrize("claim", IMPOSSIBLE)
