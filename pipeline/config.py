@@ -27,6 +27,7 @@ from pipeline.config_tree import read_tree
 from pipeline.data.places import Place, Places
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.files import canonical_json
+from pipeline.dataset.location import without_credentials
 from pipeline.dataset.quantities import parse_bytes
 from pipeline.models.variants import Variant, variant
 
@@ -286,6 +287,10 @@ class Config(_Section):
 
     def to_json(self, exclude: set[str] | None = None) -> dict[str, Any]:
         return self.model_dump(mode="json", exclude=exclude)
+
+    def to_checkpoint(self) -> dict[str, Any]:
+        """As a checkpoint keeps it, which may be copied anywhere: without `run_dir`, and without credentials."""
+        return without_credentials(self.to_json(exclude={"run_dir"}))
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.to_json(), sort_keys=False, allow_unicode=True)

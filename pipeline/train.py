@@ -311,7 +311,7 @@ class Trainer:
             "world_size": self.world.size,
             "zero_stage": self.engine.zero_optimization_stage(),
             "precision": config.precision,
-            "config": config.to_json(exclude={"run_dir"}),
+            "config": config.to_checkpoint(),
             "config_hash": config.hash,
             "data": {
                 "fingerprint": self.prepared.train.fingerprint,

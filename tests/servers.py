@@ -255,7 +255,7 @@ class _FolderHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        path = self.served.folder / self.path.lstrip("/")
+        path = self.served.folder / self.path.partition("?")[0].lstrip("/")
         if not path.is_file():
             self.send_response(404)
             self.send_header("Content-Length", "0")

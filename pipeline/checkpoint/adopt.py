@@ -149,7 +149,7 @@ def _manifest(
         world_size=found["ranks"],
         zero_stage=found["stage"],
         precision=config.precision,
-        config=config.to_json(exclude={"run_dir"}),
+        config=config.to_checkpoint(),
         config_hash=config.hash,
         parent=None,
         data={

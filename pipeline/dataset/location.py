@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.dataset.blob import Blob, LocalBlob
 from pipeline.dataset.files import open_regular
@@ -74,3 +75,12 @@ class Location:
         from pipeline.dataset.remote.blob import RemoteBlob
 
         return RemoteBlob(self.text)
+
+
+def without_credentials(value: Any) -> Any:
+    """JSON, of whose URLs neither credentials nor query are left: what may be stored anywhere."""
+    if isinstance(value, dict):
+        return {key: without_credentials(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [without_credentials(each) for each in value]
+    return str(Location(value)) if isinstance(value, str) else value

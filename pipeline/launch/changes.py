@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from pipeline.config import Config, differences
 from pipeline.dataset.errors import UsageError
-from pipeline.dataset.location import Location
+from pipeline.dataset.location import without_credentials
 
 _SILENT = ("slurm",)  # `train` has no use for it
 _START_ONLY = ("model.init", "model.head_bias")  # have done their work before step 1
@@ -41,12 +41,12 @@ class Change:
     why: str = ""
 
     def __str__(self) -> str:
-        return f"{self.key}: {_shown(self.before)} -> {_shown(self.after)}"
+        return f"{self.key}: {self.before} -> {self.after}"
 
 
 def changes(before: dict[str, Any], config: Config) -> list[Change]:
-    """What differs from a checkpoint's configuration, key by key."""
-    found = differences(_completed(before), config.to_json(exclude={"run_dir"}))
+    """What differs from a checkpoint's configuration, key by key. Credentials do not count, and are not shown."""
+    found = differences(without_credentials(_completed(before)), config.to_checkpoint())
     return [_change(*each) for each in found if not each[0].startswith(_SILENT)]
 
 
@@ -81,12 +81,3 @@ def _completed(before: dict[str, Any]) -> dict[str, Any]:
         return Config.model_validate(before | {"run_dir": "."}).to_json(exclude={"run_dir"})
     except (ValidationError, UsageError):  # it has keys that are no more
         return before
-
-
-def _shown(value: Any) -> Any:
-    """A value of a configuration without the credentials that a URL may have."""
-    if isinstance(value, dict):
-        return {key: _shown(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_shown(each) for each in value]
-    return str(Location(value)) if isinstance(value, str) else value

@@ -15,7 +15,7 @@ from tests.data_prep.mds.folders import write_copy
 from tests.datasets import make_dataset
 from tests.faults.test_kill_resume import until_step
 from tests.runs import start, steps_of, train, write_run
-from tests.servers import Flaky, environment, fill, s3_server
+from tests.servers import Flaky, Folder, environment, fill, s3_server
 
 LOADER = {"workers": 1, "pixel_digest": True}
 
@@ -190,3 +190,19 @@ def test_a_mixture_is_the_same_after_a_kill_on_other_ranks(data, server, tmp_pat
     assert told[0] == told[1]
     assert {each[:2] for each in told[0]} == {(name, epoch) for name in (str(data[0]), other_url) for epoch in (0, 1)}
     assert counts == {str(data[0]): 792, other_url: 264} and all(c["exactly_once"] for c in certificates[0])
+
+
+def test_no_checkpoint_and_no_copy_has_credentials(data, tmp_path):
+    with Folder(data[0].parent).running() as url:
+        steps = {"epochs": None, "steps": 2, "checkpoint": {"copy_to": str(tmp_path / "copies")}}
+        run = write_run(tmp_path / "run.yaml", f"{url}/train?signature=hush", **steps)
+        train(run)
+        again = train(run, 1, "--set", f"data.train={url}/train?signature=quiet", "--set", "steps=4")
+        assert "changed since that checkpoint: steps: 2 -> 4" in again.stdout
+        assert "changed since that checkpoint: data" not in again.stdout, "it is the same place"
+    kept = [*files_in(tmp_path / "run" / "checkpoints"), *files_in(tmp_path / "copies")]
+    assert sum(path.name == "manifest.json" for path in kept) == 4
+    for path in kept:
+        written = path.read_bytes()
+        assert not any(secret in written for secret in (b"signature", b"hush", b"quiet")), path
+        assert path.name != "manifest.json" or f"{url}/train".encode() in written

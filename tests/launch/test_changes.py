@@ -93,6 +93,9 @@ def test_keys_that_an_older_checkpoint_lacks_mean_their_defaults():
 def test_no_credentials_are_shown():
     (found,) = changes(before(data={"train": "s3://user:secret@a/b"}), config(data={"train": "https://c/d?key=secret"}))
     assert "secret" not in str(found) and "s3://" in str(found)
+    kept = config(data={"train": ["s3://user:secret@a/b", "c"]}, checkpoint={"copy_to": "gs://user:secret@d/e"})
+    assert "secret" not in str(kept.to_checkpoint()) and "s3://a/b" in str(kept.to_checkpoint())
+    assert changes(kept.to_json(exclude={"run_dir"}), kept) == changes(kept.to_checkpoint(), kept) == []
 
 
 def test_a_run_goes_on_with_a_changed_loss_only_when_told_to(tmp_path):
