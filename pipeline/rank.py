@@ -1,15 +1,17 @@
 """One rank of a run, from its first instruction to its verdict. Started by our launcher, torchrun or srun."""
 
+import errno
 import os
 import socket
 import sys
 import traceback
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from pipeline.data import nursery
 from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
+from pipeline.dataset.names import one_line
 from pipeline.dataset.processes import die_with
 from pipeline.launch.environment import ATTEMPT, PARENT_PID, RENDEZVOUS, RankEnvironment
 from pipeline.launch.preflight import Prepared, prepare
@@ -18,6 +20,8 @@ from pipeline.run.verdict import Phase, Verdict, judge_earlier_attempts, read_ve
 
 if TYPE_CHECKING:
     from pipeline.train import Trainer
+
+_NOT_WRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def run_rank(
@@ -62,12 +66,12 @@ def run_rank(
         if trainer is not None and attempt is None:
             attempt = trainer.attempt
         stop.leave_if_starting()  # a collective breaks when the other ranks are leaving
-        error = _stopped_by_another(error, prepared, attempt) or error
-        _write_verdict(prepared, attempt, _verdict_of(error, environment, stop.phase, trainer))
+        error = _stopped_by_another(error, prepared, attempt) or _of_a_full_disk(error, prepared, environment) or error
+        written = _write_verdict(prepared, attempt, _verdict_of(error, environment, stop.phase, trainer))
         if environment.rank == 0 and trainer is not None and isinstance(error, StoppedResumable):
             prepared.run.stop_file.obeyed(trainer.progress.step)
         log = prepared.run.attempt(attempt) / f"rank-{environment.rank}.log" if attempt is not None else None
-        _leave(error, environment, log)
+        _leave(error, environment, log, written)
 
 
 def _begin_attempt(prepared: Prepared, environment: RankEnvironment) -> int | None:
@@ -91,10 +95,10 @@ def _leave_while_starting(prepared: Prepared, environment: RankEnvironment, atte
     stopped = StoppedResumable(
         f"stopped {asked.how} while it was starting, nothing is lost; the same command resumes", asked.cause, "setup"
     )
-    _write_verdict(prepared, attempt, _verdict_of(stopped, environment, "setup", None))
+    written = _write_verdict(prepared, attempt, _verdict_of(stopped, environment, "setup", None))
     if environment.rank == 0:
         prepared.run.stop_file.obeyed(-1)
-    _leave(stopped, environment, None)
+    _leave(stopped, environment, None, written)
 
 
 def _stopped_by_another(error: BaseException, prepared: Prepared, attempt: int | None) -> StoppedResumable | None:
@@ -105,6 +109,14 @@ def _stopped_by_another(error: BaseException, prepared: Prepared, attempt: int |
     if verdict is None or not verdict.is_of_a_stop:
         return None
     return StoppedResumable(verdict.message, verdict.cause, verdict.phase)
+
+
+def _of_a_full_disk(error: BaseException, prepared: Prepared, environment: RankEnvironment) -> WorkFailed | None:
+    """The same as one line: nobody needs to know where in the program a disk was full."""
+    if not isinstance(error, OSError) or error.errno not in _NOT_WRITABLE:
+        return None
+    where = error.filename or prepared.run.path
+    return WorkFailed(f"rank {environment.rank} on {socket.gethostname()}: cannot write to {where} ({error.strerror})")
 
 
 def _verdict_of(error: BaseException, environment: RankEnvironment, phase: Phase, trainer: "Trainer | None") -> Verdict:
@@ -123,14 +135,16 @@ def _verdict_of(error: BaseException, environment: RankEnvironment, phase: Phase
     return Verdict("out of memory" if out_of_memory else "exception", *where, True, message)
 
 
-def _write_verdict(prepared: Prepared, attempt: int | None, verdict: Verdict) -> None:
-    """A verdict that cannot be written must not keep this rank from ending."""
+def _write_verdict(prepared: Prepared, attempt: int | None, verdict: Verdict) -> bool:
+    """Whether there is one now. One that cannot be written must not keep this rank from ending."""
     if attempt is None:  # not told yet which it is
-        return
+        return False
     try:
         verdict.write(prepared.run.attempt(attempt))
     except OSError as error:
         print(f"vitstream: cannot write the verdict: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 def _keep_trace(error: BaseException, log: Path | None) -> None:
@@ -144,13 +158,13 @@ def _keep_trace(error: BaseException, log: Path | None) -> None:
         traceback.print_exception(error)
 
 
-def _leave(error: BaseException, environment: RankEnvironment, log: Path | None) -> NoReturn:
+def _leave(error: BaseException, environment: RankEnvironment, log: Path | None, written: bool) -> NoReturn:
     """Ends this rank at once. A failed collective, or a loader's queue, would make an orderly exit wait for ever."""
     if not isinstance(error, StoppedResumable | UsageError | WorkFailed):
         _keep_trace(error, log)
-    if environment.rank != 0 or PARENT_PID not in os.environ:  # else our launcher says it, once
+    if environment.rank != 0 or PARENT_PID not in os.environ or not written:  # else our launcher says it, once
         who = "" if environment.rank == 0 else f"rank {environment.rank} on {socket.gethostname()}: "
-        print(f"vitstream: {who}{error}", file=sys.stderr)
+        print(f"vitstream: {one_line(f'{who}{error}')}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(getattr(error, "exit_code", 1))

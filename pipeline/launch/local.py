@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -40,32 +41,53 @@ def launch(prepared: Prepared, processes: int, from_scratch: bool, accept_change
     for signum in STOP_SIGNALS:
         signal.signal(signum, pass_on)
     run.own()
+    try:
+        attempt = _begin(prepared)
+        _start_all(ranks, asked, processes, attempt, from_scratch, accept_changes)
+    except OSError as error:
+        raise WorkFailed(f"run_dir: cannot write to {error.filename or run.path} ({error.strerror})") from None
+    failed = _wait(ranks)
+    for signum in STOP_SIGNALS:  # while this process ends, the interpreter would let a late one kill it
+        signal.signal(signum, signal.SIG_IGN)
+    ours = None
+    if failed is not None:
+        ours = _verdict_on(attempt, failed, ranks[failed].returncode)
+    elif asked or any(process.returncode == StoppedResumable.exit_code for process in ranks):
+        ours = _stopped(signal.Signals(asked[0]).name if asked else "a signal to one of its ranks")
+    _conclude(attempt, _settled(attempt, ours))
+
+
+def _begin(prepared: Prepared) -> Path:
+    """A new attempt's folder, with its configuration. Raises OSError."""
+    run = prepared.run
     run.sign(socket.gethostname())
     judge_earlier_attempts(map(run.attempt, run.attempts()))
-    number = run.new_attempt()
-    attempt = run.attempt(number)
+    attempt = run.attempt(run.new_attempt())
     (attempt / "config.yaml").write_text(prepared.config.to_yaml())
+    return attempt
 
+
+def _start_all(
+    ranks: list[subprocess.Popen],
+    asked: list[int],
+    processes: int,
+    attempt: Path,
+    from_scratch: bool,
+    accept_changes: bool,
+) -> None:
+    """Fills `ranks`, unless meanwhile a signal comes into `asked`. Raises OSError."""
     command = [sys.executable, "-P", "-m", "pipeline.cli", "train", str(attempt / "config.yaml")]
     command += ["--from-scratch"] if from_scratch else []
     command += ["--accept-changes"] if accept_changes else []
     for rank in range(processes):
         if not asked:
-            ranks.append(_start(command, rank, processes, number, attempt))
+            ranks.append(_start(command, rank, processes, attempt))
     if asked:  # while they were being started: the last of them has not been told
         for process in ranks:
             process.send_signal(asked[0])
-    failed = _wait(ranks)
-    for signum in STOP_SIGNALS:  # while this process ends, the interpreter would let a late one kill it
-        signal.signal(signum, signal.SIG_IGN)
-    if failed is not None:
-        _write_verdict(attempt, failed, ranks[failed].returncode)
-    elif asked or any(process.returncode == StoppedResumable.exit_code for process in ranks):
-        _write_stopped(attempt, signal.Signals(asked[0]).name if asked else "a signal to one of its ranks")
-    _conclude(attempt)
 
 
-def _start(command: list[str], rank: int, processes: int, number: int, attempt: Path) -> subprocess.Popen:
+def _start(command: list[str], rank: int, processes: int, attempt: Path) -> subprocess.Popen:
     """One rank. Rank 0 has our terminal; the others write to attempts/NNN/rank-N.log."""
     cores = len(os.sched_getaffinity(0))
     env = os.environ | {
@@ -73,7 +95,7 @@ def _start(command: list[str], rank: int, processes: int, number: int, attempt: 
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(processes),
         PARENT_PID: str(os.getpid()),
-        ATTEMPT: str(number),
+        ATTEMPT: str(int(attempt.name)),
         RENDEZVOUS: str((attempt / "rendezvous").absolute()),
     }
     env.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
@@ -117,31 +139,40 @@ def _wait(ranks: list[subprocess.Popen]) -> int | None:
     return next(iter(failures()), None)
 
 
-def _write_verdict(attempt: Path, rank: int, returncode: int) -> None:
-    """For a rank that could not speak for itself."""
+def _verdict_on(attempt: Path, rank: int, returncode: int) -> Verdict:
+    """On a rank that could not speak for itself."""
     host = socket.gethostname()
-    spoken = read_verdict(attempt)
-    if spoken is not None and (spoken.cause == "finished" or spoken.is_of_a_stop):
-        return  # all was done and saved; what broke was the taking down
     if returncode < 0:
         name = signal.Signals(-returncode).name
         message = f"rank {rank} on {host} was killed by {name}"
         message += " (the kernel does that when memory runs out: see dmesg)" if name == "SIGKILL" else ""
-        Verdict("killed", rank, host, "step", None, True, message).write(attempt, overrule=True)
-    else:
-        message = f"rank {rank} on {host} ended with exit code {returncode}; see {attempt}"
-        Verdict("exception", rank, host, "step", None, True, message).write(attempt)
+        return Verdict("killed", rank, host, "step", None, True, message)
+    message = f"rank {rank} on {host} ended with exit code {returncode}; see {attempt}"
+    return Verdict("exception", rank, host, "step", None, True, message)
 
 
-def _write_stopped(attempt: Path, by: str) -> None:
+def _stopped(by: str) -> Verdict:
     """If no rank got as far as knowing what it would be a verdict on: all others have written theirs."""
     message = f"stopped on {by} while it was starting, nothing is lost; the same command resumes"
-    Verdict("signal", None, None, "setup", None, True, message).write(attempt)
+    return Verdict("signal", None, None, "setup", None, True, message)
 
 
-def _conclude(attempt: Path) -> None:
+def _settled(attempt: Path, ours: Verdict | None) -> Verdict | None:
+    """The verdict that counts: a rank's, or ours where none spoke, or where they speak of a kill's symptoms."""
+    spoken = read_verdict(attempt)
+    if spoken is not None and (spoken.cause == "finished" or spoken.is_of_a_stop):
+        return spoken  # all was done and saved; what broke was the taking down
+    if ours is None or (spoken is not None and ours.cause != "killed"):
+        return spoken
+    try:
+        ours.write(attempt, overrule=spoken is not None)
+    except OSError as error:  # a full disk: then it is said, and that is all
+        return replace(ours, message=f"{ours.message}; its verdict cannot be written ({error.strerror})")
+    return ours
+
+
+def _conclude(attempt: Path, verdict: Verdict | None) -> None:
     """Turns the attempt's verdict into what the command ends with."""
-    verdict = read_verdict(attempt)
     if verdict is None:
         raise WorkFailed(f"the ranks ended without a verdict; see {attempt}")
     if verdict.cause == "finished":

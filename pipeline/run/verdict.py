@@ -50,19 +50,23 @@ class Verdict:
         return self.cause in ("signal", "stop file")
 
     def write(self, attempt: Path, overrule: bool = False) -> bool:
-        """Writes attempts/NNN/verdict.json, unless one is there that it does not overrule. Returns whether it did."""
+        """Writes attempts/NNN/verdict.json, unless one is there that it does not overrule. Returns whether it did.
+
+        Raises OSError; what was there before stays.
+        """
         path = attempt / "verdict.json"
-        if overrule:
-            path.unlink(missing_ok=True)
         mine = attempt / f".verdict-{os.getpid()}.json"
         write_json(mine, asdict(self))
         try:
-            os.link(mine, path)  # unlike a rename, fails where somebody was first
+            if overrule:
+                mine.replace(path)
+            else:
+                os.link(mine, path)  # unlike a rename, fails where somebody was first
             return True
         except FileExistsError:
             return False
         finally:
-            mine.unlink()
+            mine.unlink(missing_ok=True)
 
 
 def read_verdict(attempt: Path) -> Verdict | None:

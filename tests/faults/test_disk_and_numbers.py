@@ -13,7 +13,7 @@ from pipeline.checkpoint.manifest import published
 from pipeline.checkpoint.restore import verify
 from pipeline.run.metrics import read_lines
 from tests.faults.test_kill_resume import until_step
-from tests.runs import start, steps_of, train, verdict_of, vitstream, write_run
+from tests.runs import one_line, start, steps_of, train, verdict_of, vitstream, write_run
 
 
 @pytest.fixture
@@ -126,6 +126,23 @@ def test_a_disk_that_stays_full_ends_the_run_with_1_and_keeps_what_there_is(data
     assert 0 < len(published(small_disk)) <= 3
     for path in published(small_disk):
         verify(path)
+    assert "finished" in train(run, 2).stdout
+
+
+def test_a_run_whose_whole_disk_stays_full_ends_in_lines(data, small_disk, tmp_path):
+    """Neither a checkpoint nor a verdict can be written then, nor can a new attempt begin."""
+    run = write_run(tmp_path / "run.yaml", *data, run_dir=str(small_disk / "run"), epochs=10)
+    (tmp_path / "run").symlink_to(small_disk / "run")
+    launcher = start("train", run, "--nproc", 2)
+    assert until_step(launcher, run, 12)
+    fill(small_disk)
+    out, err = launcher.communicate(timeout=120)
+    assert launcher.returncode == 1, out + err
+    assert "Traceback" not in out + err and all(line.startswith("vitstream: ") for line in err.splitlines()), err
+    assert "step-00000110 was not written" in err and "No space left" in err.splitlines()[-1], err
+    fill(small_disk)
+    one_line(vitstream("train", run, "--nproc", 2), "run_dir: cannot write to", "No space left", code=1)
+    (small_disk / "filler").unlink()
     assert "finished" in train(run, 2).stdout
 
 

@@ -1,6 +1,7 @@
 """verdict.json: the first to write is right, whoever comes later."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -58,3 +59,23 @@ def test_of_two_processes_at_once_exactly_one_writes(tmp_path: Path) -> None:
         assert wrote[0][attempt] + wrote[1][attempt] == 1
         winner = 0 if wrote[0][attempt] else 1
         assert read_verdict(tmp_path / str(attempt)).rank == winner
+
+
+@pytest.mark.fast
+def test_one_that_overrules_takes_the_place_of_the_other(tmp_path: Path) -> None:
+    verdict(1).write(tmp_path)
+    assert verdict(2).write(tmp_path, overrule=True) is True
+    assert read_verdict(tmp_path) == verdict(2)
+    assert [path.name for path in tmp_path.iterdir()] == ["verdict.json"]
+
+
+@pytest.mark.fast
+def test_one_that_cannot_be_written_leaves_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    verdict(1).write(tmp_path)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        verdict(2).write(tmp_path, overrule=True)
+    assert read_verdict(tmp_path) == verdict(1)
