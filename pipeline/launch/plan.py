@@ -97,7 +97,7 @@ class Volume:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of main memory for data and checkpoints, of a rank where nothing else is said."""
+    """Bytes of main memory for data, checkpoints and offloaded state, of a rank where nothing else is said."""
 
     windows: int  # on average
     windows_most: int
@@ -162,10 +162,11 @@ def make_plan(config: Config, corpus: Corpus, machines: Machines) -> Plan:
     per_sample = sum(part.share * part.bytes / part.samples for part in parts)
     volume = _volume(length, per_sample, corpus.samples, machines)
     saving = saving_of(config, len(corpus.classes), feed.steps, machines.ranks)
-    memory = _memory(config, parts, feed, per_sample, saving.snapshot, machines)
+    states = model_states(config, len(corpus.classes), machines.ranks, length.accumulation)
+    memory = _memory(config, parts, feed, per_sample, saving.snapshot + states.host, machines)
     plan = Plan(
         length=length,
-        states=model_states(config, len(corpus.classes), machines.ranks, length.accumulation),
+        states=states,
         parts=parts,
         classes=len(corpus.classes),
         shuffle=shuffle_quality(order, len(corpus.classes), config.batch_size),
@@ -237,8 +238,9 @@ def _volume(length: Length, per_sample: float, samples: int, machines: Machines)
 
 
 def _memory(
-    config: Config, parts: tuple[Part, ...], feed: TrainFeed, per_sample: float, snapshot: int, machines: Machines
+    config: Config, parts: tuple[Part, ...], feed: TrainFeed, per_sample: float, beside: int, machines: Machines
 ) -> Memory:
+    """`beside`: bytes of a rank that are no data: for checkpoints, and for optimizer state that is offloaded."""
     loader = config.loader
     orders = zip(_orders(feed.order), parts, strict=True)
     held_bytes = [held(order, machines.ranks) * part.bytes / part.samples for order, part in orders]
@@ -250,12 +252,12 @@ def _memory(
     read_ahead = round(ahead * feed.rows * per_sample)
     ring = Shape(loader.prefetch + feed.accumulation, feed.rows, config.model.image_size).bytes
     most = round(windows.max())
-    node = machines.ranks_per_node * (min(most, limit or most) + read_ahead + ring + snapshot)
+    node = machines.ranks_per_node * (min(most, limit or most) + read_ahead + ring + beside)
     if machines.memory is not None and node > machines.memory:
         raise UsageError(
-            f"loader: the ranks of a node take {human_bytes(node)} for data and checkpoints, and it has "
-            f"{human_bytes(machines.memory)}: lower loader.memory, loader.read_ahead or loader.prefetch, or set "
-            "checkpoint.asynchronous: false"
+            f"loader: the ranks of a node take {human_bytes(node)} for data, checkpoints and offloaded state, and it "
+            f"has {human_bytes(machines.memory)}: lower loader.memory, loader.read_ahead or loader.prefetch, set "
+            "checkpoint.asynchronous: false, or take a zero that offloads nothing"
         )
     room = 1.0 if limit is None else float(np.minimum(1, limit / np.maximum(1, windows)).mean())
     return Memory(round(windows.mean()), most, limit, room, read_ahead, ring, node, machines.memory)

@@ -99,7 +99,8 @@ def _memory(plan: Plan) -> Iterator[str]:
         yield f"a rank: windows {human_bytes(memory.windows)}, at times {human_bytes(memory.windows_most)}{limit}"
     yield f"a rank: read-ahead {human_bytes(memory.read_ahead)}, ring of decoded images {human_bytes(memory.ring)}"
     has = f" of {human_bytes(memory.node_has)}" if memory.node_has is not None else ""
-    yield f"a node: at most {human_bytes(memory.node)}{has} for data and checkpoints"
+    offloaded = ", checkpoints and offloaded optimizer state" if plan.states.host else " and checkpoints"
+    yield f"a node: at most {human_bytes(memory.node)}{has} for data{offloaded}"
 
 
 def _saving(plan: Plan) -> Iterator[str]:

@@ -177,6 +177,21 @@ def test_a_large_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.fast
+def test_offloaded_state_takes_a_nodes_memory(tmp_path: Path) -> None:
+    corpus = imagined(1_000_000)
+    plan, on_gpu = (
+        plan_of(tmp_path, corpus, Machines(1, 8, 1000 * GB, None), zero=zero) for zero in ("zero3_offload", "zero3")
+    )
+    assert plan.states.host == pytest.approx(12 * 632_045_800 / 8, rel=1e-6)  # masters and two moments, of a rank
+    assert plan.memory.node - on_gpu.memory.node == 8 * plan.states.host
+    assert "for data, checkpoints and offloaded optimizer state" in "\n".join(as_lines(plan))
+    small = Machines(1, 8, 8 * (plan.states.host + plan.saving.snapshot), None)
+    plan_of(tmp_path, corpus, small, zero="zero3")
+    with pytest.raises(UsageError, match="a zero that offloads nothing"):
+        plan_of(tmp_path, corpus, small, zero="zero3_offload")
+
+
+@pytest.mark.fast
 def test_a_mixture_is_planned_by_its_parts(tmp_path: Path) -> None:
     photos, web = imagined(1_600_000, "s3://data/photos"), imagined(160_000_000, "s3://data/web", 10_000)
     mixture = Corpus((*photos.members, *web.members), (1.0, 3.0))
