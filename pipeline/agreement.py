@@ -12,7 +12,7 @@ whoever is asked to stop raises at once, and gives up waiting.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -78,6 +78,17 @@ class Agreement:
         """An evaluation's micro-batches, of which all ranks have as many. Raises Stopping, on all ranks alike."""
         for _ in range(items):
             yield from self.take(loader, 1, 1, step).micro_batches
+
+    def wait(self, is_done: Callable[[float], bool] | None, step: int) -> None:
+        """Until all ranks are done; `is_done` waits so many seconds for it. Raises Stopping, on all ranks alike."""
+        while True:
+            left = is_done is not None and not is_done(1.0)
+            off = self._stop.asked(step) is not None
+            off, left = self._world.total(torch.tensor([int(off), int(left)])).tolist()
+            if not left:
+                return
+            if off:
+                raise Stopping
 
     def asked(self, step: int) -> Asked:
         """By whom, once all ranks have raised Stopping: what the first of them that knows says. Every rank calls it."""

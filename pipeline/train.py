@@ -11,9 +11,10 @@ from typing import Any, NoReturn
 import torch
 
 from pipeline.agreement import Agreement, Stopping
+from pipeline.checkpoint.copies import Copier
 from pipeline.checkpoint.files import TensorReader
 from pipeline.checkpoint.load import load
-from pipeline.checkpoint.manifest import CheckpointManifest, step_name
+from pipeline.checkpoint.manifest import CheckpointManifest, published, step_name
 from pipeline.checkpoint.restore import choose_checkpoint
 from pipeline.checkpoint.saver import Saver
 from pipeline.checkpoint.start import start_from
@@ -22,7 +23,7 @@ from pipeline.data.loader import Loader
 from pipeline.data.mosaic.loader import MosaicLoader
 from pipeline.data.mosaic.order import LIMITS, MosaicFeed
 from pipeline.data.recipe import Recipe
-from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
+from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import atomic_file
 from pipeline.dataset.remote.traffic import Fetched
 from pipeline.distributed import World
@@ -70,6 +71,7 @@ class Trainer:
         self.from_scratch = from_scratch
         self.progress = Progress.begun(self.config, prepared.train, self.world)
         self.loader: Loader | MosaicLoader | None = None
+        self.copier = Copier.of(self.config.checkpoint.copy_to, self.console.say) if self.world.is_main else None
         self.lineage = Lineage(code_version() if self.world.is_main else {})
         self.resumed_from: str | None = None
         self.changed: list[str] = []  # since that checkpoint, a line each
@@ -87,12 +89,15 @@ class Trainer:
             self.progress = Progress.after(checkpoint[1], self.config, self.prepared.train, self.world)
             self.lineage = Lineage.after(self.lineage.code, checkpoint[1].code, checkpoint[1].losses)
             self.resumed_from = checkpoint[0].name
+        if self.copier:  # earlier attempts may not have come to all of them
+            self.copier.offer(*published(self.run.checkpoints))
         self.feed = self.progress.feed(self.config, self.prepared.train, self.world)
         self.first_step = self.progress.step
         self.total_steps = self.progress.step + self.feed.steps
         self.evaluates_first = self.validation.is_missing(self.run.metrics, self.first_step, self.total_steps)
         if self.feed.steps <= 0 and not self.evaluates_first:
             self.console.say(f"finished: all {self.progress.step:,} steps are done, and the checkpoint verifies")
+            self._wait_for_copies()
             return
         self._introduce()
         self._build(checkpoint)
@@ -105,7 +110,7 @@ class Trainer:
             self.saver.wait()
             raise
         self._save_if_new(required=True)
-        self.saver.finish()
+        self._wait_for_copies()
         self.console.say(f"finished: {self.progress.step:,} steps, {self.progress.consumed:,} samples")
 
     # -- setting up --------------------------------------------------------------------------------------------
@@ -175,7 +180,7 @@ class Trainer:
         newest = (checkpoint[0].name, checkpoint[1].step) if checkpoint else None
         size = saving_of(config, len(corpus.classes), self.total_steps, world.size).snapshot
         say = self.console.say
-        self.saver = Saver(config.checkpoint, self.run.checkpoints, self.attempt, world, newest, size, say)
+        self.saver = Saver(config.checkpoint, self.run.checkpoints, self.attempt, world, newest, size, say, self.copier)
         flops = train_flops(config.model.variant, config.model.image_size, config.model.pooling, len(corpus.classes))
         peak = device_peak(torch.cuda.get_device_name()) if world.device.type == "cuda" else None
         self.journal = Journal(
@@ -279,11 +284,7 @@ class Trainer:
         self._save_if_new(required=True)
         if unreadable:
             raise WorkFailed(unreadable, cause="data")
-        raise StoppedResumable(
-            f"stopped {asked.how} after step {step:,}, everything saved; the same command resumes",
-            asked.cause,
-            asked.phase,
-        )
+        raise asked.stopped(f"after step {step:,}, everything saved")
 
     def _flush(self) -> None:
         """Writes the pending steps and shows the last."""
@@ -329,6 +330,16 @@ class Trainer:
         if isinstance(self.loader, MosaicLoader):  # of whose order only itself knows
             return self.loader.state(self.progress.step - self.first_step)
         return self.progress.order.to_json()
+
+    def _wait_for_copies(self) -> None:
+        """At a run's end. Raises StoppedResumable, on all ranks alike, where one of them is asked to stop meanwhile."""
+        self.stop.enter("save")
+        step = self.progress.step
+        try:
+            self.agreement.wait(self.copier.wait if self.copier else None, step)
+        except Stopping:
+            done = f"while copies were made, all {step:,} steps saved (the next start copies what is missing)"
+            raise self.agreement.asked(step).stopped(done) from None
 
     # -- the end -----------------------------------------------------------------------------------------------
 

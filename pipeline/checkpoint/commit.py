@@ -11,16 +11,18 @@ There is no `latest` file that could be wrong: the newest folder that verifies i
 import errno
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from pipeline.checkpoint.files import bytes_of, write_slices
-from pipeline.checkpoint.manifest import CheckpointManifest, step_name
+from pipeline.checkpoint.manifest import MANIFEST_NAME, CheckpointManifest, step_name
 from pipeline.checkpoint.retention import set_aside
 from pipeline.checkpoint.state import Slice
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import fsync_directory
+from pipeline.dataset.names import one_line
 from pipeline.dataset.quantities import human_bytes
 from pipeline.distributed import World
 
@@ -79,8 +81,11 @@ def _require_space(folder: Path, needed: int) -> None:
 
 
 def _write_rank(temporary: Path, world: World, slices: list[Slice]) -> dict[str, Any]:
-    file, pieces = write_slices(temporary / f"rank-{world.rank:05d}.safetensors", slices)
-    fsync_directory(temporary)
+    path = temporary / f"rank-{world.rank:05d}.safetensors"
+    with _named(path):
+        file, pieces = write_slices(path, slices)
+    with _named(temporary):
+        fsync_directory(temporary)
     return {"file": file, "shapes": {part.name: part.shape for part in slices}, "tensors": pieces}
 
 
@@ -92,11 +97,23 @@ def _publish(temporary: Path, target: Path, attempt: int, reports: list[dict[str
         for key, pieces in report["tensors"].items():
             tensors.setdefault(key, []).extend(pieces)
     manifest = CheckpointManifest(**facts, files=[r["file"] for r in reports], shapes=shapes, tensors=tensors)
-    manifest.write(temporary)
+    with _named(temporary / MANIFEST_NAME):
+        manifest.write(temporary)
     if target.exists():  # damaged, or we would have gone on from it; and it could not be set aside then
         set_aside(target, attempt)
     temporary.rename(target)
-    fsync_directory(target.parent)
+    with _named(target.parent):
+        fsync_directory(target.parent)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """A failed write or fsync does not say of which file; this does."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def _guarded(work: Callable[[], dict[str, Any]], world: World) -> dict[str, Any]:
@@ -110,4 +127,4 @@ def _guarded(work: Callable[[], dict[str, Any]], world: World) -> dict[str, Any]
 def _said(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}{f' ({os.fsdecode(error.filename)})' if error.filename else ''}"
-    return str(error) if isinstance(error, UsageError | WorkFailed) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, UsageError | WorkFailed) else one_line(f"{type(error).__name__}: {error}")

@@ -19,7 +19,7 @@ from pipeline.checkpoint.snapshot import Snapshot
 from pipeline.checkpoint.state import Slice
 from pipeline.config import Checkpoint
 from pipeline.dataset.errors import WorkFailed
-from pipeline.dataset.location import Location
+from pipeline.dataset.names import one_line
 from pipeline.distributed import World
 from pipeline.run.published_file import PublishedFile
 
@@ -36,21 +36,24 @@ class Saver:
         newest: tuple[str, int] | None,
         size: int,
         say: Callable[[str], None],
+        copier: Copier | None = None,
     ) -> None:
         """All ranks at the same time.
 
         Args:
             newest: name and step of the checkpoint from which the run goes on.
             size: bytes that this rank writes, about.
+            copier: rank 0's, of what is published.
+
+        Raises:
+            WorkFailed: there is no memory for a snapshot.
         """
         self._checkpoints, self._attempt, self._say = checkpoints, attempt, say
         self._world = world.beside()
         self._retention = Retention(config.keep_last, config.keep_every)
-        self._snapshot = Snapshot(size) if config.asynchronous else None
+        self._snapshot = Snapshot(size, say) if config.asynchronous else None
         self._blocked_s = 0.0
-        self._copier = Copier(Location.of(config.copy_to), say) if config.copy_to and world.is_main else None
-        if self._copier and newest:
-            self._copier.offer(checkpoints / newest[0])  # the attempt before this one may not have come to it
+        self._copier = copier
         self._thread: Thread | None = None
         self._outcome: WorkFailed | str | None = None  # of the thread: a failure, or what it has published
         self.published, self.step = newest or (None, 0)  # before the first step, there is nothing to save
@@ -91,12 +94,6 @@ class Saver:
         self.published = self._outcome or self.published
         return None
 
-    def finish(self) -> None:
-        """At a run's end: waits for copies, too."""
-        if self._copier:
-            self._copier.wait()
-        self._world.barrier()
-
     def _once(self, sync: Callable[[], None]) -> Callable[[], None]:
         """Calls it now, and raises later what it raised: where the other ranks are told."""
         problem: OSError | None = None
@@ -124,7 +121,8 @@ class Saver:
         try:
             path = commit.save(self._checkpoints, self._attempt, self._world, slices, facts, before_writing)
         except Exception as error:
-            failure = error if isinstance(error, WorkFailed) else WorkFailed(f"{type(error).__name__}: {error}")
+            known = isinstance(error, WorkFailed)
+            failure = error if known else WorkFailed(one_line(f"{type(error).__name__}: {error}"))
             self._outcome = failure
             if what_then is not None:
                 self._say(f"{failure}; {what_then}, the newest checkpoint is {parent or 'none yet'}")

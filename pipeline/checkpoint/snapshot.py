@@ -1,5 +1,6 @@
 """What a rank's slices hold at one moment, kept in host memory while training goes on."""
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Final
@@ -11,6 +12,7 @@ from pipeline.checkpoint.files import bytes_of
 from pipeline.checkpoint.manifest import FLOAT_BYTES
 from pipeline.checkpoint.state import Slice
 from pipeline.dataset.errors import WorkFailed
+from pipeline.dataset.names import one_line
 from pipeline.dataset.quantities import human_bytes
 
 _SPARE_BYTES: Final = 2**20  # ranks' shares are not equal to the last number
@@ -20,15 +22,14 @@ class Snapshot:
     """Host memory for one rank's slices, used again by every snapshot.
 
     It is made ready at once, beside whatever comes next: a page's first use takes far longer than the copy. Where there
-    is a GPU it is page-locked, so that the copy runs at the bus's speed.
+    is a GPU it is page-locked, if that is allowed, so that the copy runs at the bus's speed.
     """
 
-    def __init__(self, size: int) -> None:
-        """`size`: bytes that it will take, about."""
+    def __init__(self, size: int, say: Callable[[str], None]) -> None:
+        """`size`: bytes that it will take, about. Raises WorkFailed where the system does not let us have them."""
         self._device = torch.cuda.current_device() if torch.cuda.is_available() else None
-        maker = ThreadPoolExecutor(1, "checkpoint-memory")
-        self._memory: Future[Tensor] = maker.submit(self._make, size + size // 64 + _SPARE_BYTES)  # float32, flat
-        maker.shutdown(wait=False)
+        self._say, self._locked = say, False
+        self._make(size + size // 64 + _SPARE_BYTES)
 
     def take(self, slices: list[Slice]) -> list[Slice]:
         """The same slices with copies of their values, which stand until the next call.
@@ -52,20 +53,32 @@ class Snapshot:
     def _room(self, size: int) -> Tensor:
         memory = self._memory.result()
         if FLOAT_BYTES * memory.numel() < size:
-            if self._device is not None:
+            if self._locked:
                 torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(memory.data_ptr()))
-            memory = self._make(size)
-            self._memory = Future()
-            self._memory.set_result(memory)
-        return memory
+                self._locked = False
+            del memory
+            self._make(size)
+        return self._memory.result()
 
-    def _make(self, size: int) -> Tensor:
-        memory = torch.zeros(size // FLOAT_BYTES)
+    def _make(self, size: int) -> None:
+        """Asks for the memory, and has a thread of its own make it ready."""
+        try:
+            memory = torch.empty(size // FLOAT_BYTES)
+        except RuntimeError:  # of torch's allocator
+            fix = "use more ranks, or set checkpoint.asynchronous: false"
+            raise WorkFailed(f"{human_bytes(size)} of memory for checkpoints cannot be had: {fix}") from None
+        maker = ThreadPoolExecutor(1, "checkpoint-memory")
+        self._memory: Future[Tensor] = maker.submit(self._ready, memory)  # float32, flat
+        maker.shutdown(wait=False)
+
+    def _ready(self, memory: Tensor) -> Tensor:
+        memory.zero_()
         if self._device is not None:
-            torch.cuda.set_device(self._device)  # each thread has its own
+            torch.cuda.set_device(self._device)  # each thread has its own; and its own last error, which ends with it
             try:
                 torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0))
-            except RuntimeError as error:  # which CUDA would bring up again in whatever comes next
-                fix = "raise the limit on locked memory, or set checkpoint.asynchronous: false"
-                raise WorkFailed(f"{human_bytes(size)} of memory cannot be page-locked ({error}): {fix}") from None
+                self._locked = True
+            except RuntimeError as error:
+                size, why = human_bytes(memory.nbytes), one_line(str(error))
+                self._say(f"{size} of memory cannot be page-locked ({why}): training waits longer for checkpoints")
         return memory

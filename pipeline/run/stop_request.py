@@ -36,6 +36,10 @@ class Asked:
         """Once so many steps are done."""
         return self.after_step is None or self.after_step <= step
 
+    def stopped(self, done: str) -> StoppedResumable:
+        """What ends this attempt, once so much is done."""
+        return StoppedResumable(f"stopped {self.how} {done}; the same command resumes", self.cause, self.phase)
+
 
 class StopRequest:
     """Listens from its making on. Of signals the first counts: a second one changes nothing."""

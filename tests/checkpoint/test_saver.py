@@ -15,7 +15,7 @@ from pipeline.checkpoint.saver import Saver
 from pipeline.checkpoint.state import WEIGHT, Slice
 from pipeline.checkpoint.verify import verify
 from pipeline.config import Checkpoint
-from pipeline.dataset.errors import UsageError
+from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.distributed import World
 from pipeline.launch.environment import RankEnvironment
 from pipeline.optim.masters import MOMENTS
@@ -94,6 +94,53 @@ def test_memory_that_does_not_suffice_is_made_anew(world, tmp_path):
     run.save(1)
     run.save(2)
     assert run.saver.wait() is None and run.published() == {1: 1, 2: 2}
+
+
+class NoPageLocking:
+    """What a driver says that may not lock pages."""
+
+    def cudaHostRegister(self, address, size, flags):
+        raise RuntimeError("CUDA error: operation not permitted\nin two lines")
+
+
+def test_memory_that_must_not_be_page_locked_does_as_well(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "cudart", NoPageLocking)
+    for name in ("set_device", "synchronize"):
+        monkeypatch.setattr(torch.cuda, name, lambda *device: None)
+    run = Run(world, tmp_path / "checkpoints", size=1000)
+    run.save(1)  # for which it does not suffice
+    assert run.saver.wait() is None and run.published() == {1: 1}
+    refused = [line for line in run.said if "cannot be page-locked (CUDA error: operation not permitted" in line]
+    assert len(refused) == 2 and not any("\n" in line for line in refused)
+
+
+def test_memory_that_cannot_be_had_is_said_before_the_first_step(world, tmp_path):
+    with pytest.raises(WorkFailed, match=r"\d TB of memory for checkpoints cannot be had: use more ranks, or set"):
+        Run(world, tmp_path / "checkpoints", size=2**62)
+
+
+def test_a_write_that_fails_says_of_which_file_and_a_broken_group_is_one_line(run, monkeypatch):
+    def full(path, slices):
+        raise OSError(28, "No space left on device")  # as write and fsync say it
+
+    monkeypatch.setattr(commit, "write_slices", full)
+    run.save(1)
+    file = run.checkpoints / "step-00000001.tmp-000" / "rank-00000.safetensors"
+    assert f"No space left on device ({file})" in str(run.saver.wait())
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "fsync", lambda fd: full(None, None))
+    run.save(2)
+    assert f"No space left on device ({file.parent.with_name('step-00000002.tmp-000')}" in str(run.saver.wait())
+    monkeypatch.undo()
+
+    def broken(*arguments):
+        raise RuntimeError("gloo: Connection closed\nby peer")
+
+    monkeypatch.setattr(commit, "save", broken)
+    run.save(3)
+    assert "Connection closed\\x0aby peer" in str(run.saver.wait()) and "\n" not in run.said[-1]
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(run, monkeypatch):

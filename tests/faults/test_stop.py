@@ -15,7 +15,7 @@ from pipeline.checkpoint.restore import verify
 from pipeline.run.metrics import read_lines
 from tests.faults.test_kill_resume import ranks_of, runs, until_step
 from tests.runs import one_line, start, steps_of, train, verdict_of, vitstream, write_run
-from tests.servers import Folder
+from tests.servers import Folder, child_environment, silent_server
 
 PATIENCE_S = 150.0
 
@@ -231,3 +231,19 @@ def stopped_already(launcher: subprocess.Popen, run: Path) -> dict:
     out, err = launcher.communicate(timeout=PATIENCE_S)
     assert launcher.returncode == 3, out + err
     return verdict_of(run, 0)
+
+
+def test_while_the_end_waits_for_copies_which_the_next_start_makes(data, tmp_path):
+    keep = {"every_steps": 10, "keep_last": 2, "copy_to": "s3://nowhere/run"}
+    run = write_run(tmp_path / "run.yaml", *data, checkpoint=keep)
+    with silent_server() as url:
+        launcher = start("train", run, "--nproc", 2, env=child_environment(url))
+        log = tmp_path / "run/attempts/000/rank-0.log"
+        wait_for(lambda: log.is_file() and "step-00000033 published" in log.read_text(), launcher)
+        ranks_of(launcher)[1].send_signal(signal.SIGTERM)
+        verdict = stopped(launcher, run)
+    assert (verdict["phase"], verdict["step"]) == ("save", 33) and "copies what is missing" in verdict["message"]
+    assert saved(run) == [10, 30, 33], "what is being copied is not pruned"
+    said = train(run, 2, "--set", f"checkpoint.copy_to={tmp_path / 'copies'}").stdout
+    assert "finished: all 33 steps are done" in said and "training goes on" not in said
+    assert [verify(path).step for path in published(tmp_path / "copies")] == [10, 30, 33]
