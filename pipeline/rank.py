@@ -66,7 +66,7 @@ def run_rank(
         if trainer is not None and attempt is None:
             attempt = trainer.attempt
         stop.leave_if_starting()  # a collective breaks when the other ranks are leaving
-        error = _stopped_by_another(error, prepared, attempt) or _of_a_full_disk(error, prepared, environment) or error
+        error = _stopped_by_another(error, prepared, attempt) or _of_a_full_disk(error, environment) or error
         written = _write_verdict(prepared, attempt, _verdict_of(error, environment, stop.phase, trainer))
         if environment.rank == 0 and trainer is not None and isinstance(error, StoppedResumable):
             prepared.run.stop_file.obeyed(trainer.progress.step)
@@ -111,12 +111,12 @@ def _stopped_by_another(error: BaseException, prepared: Prepared, attempt: int |
     return StoppedResumable(verdict.message, verdict.cause, verdict.phase)
 
 
-def _of_a_full_disk(error: BaseException, prepared: Prepared, environment: RankEnvironment) -> WorkFailed | None:
+def _of_a_full_disk(error: BaseException, environment: RankEnvironment) -> WorkFailed | None:
     """The same as one line: nobody needs to know where in the program a disk was full."""
     if not isinstance(error, OSError) or error.errno not in _NOT_WRITABLE:
         return None
-    where = error.filename or prepared.run.path
-    return WorkFailed(f"rank {environment.rank} on {socket.gethostname()}: cannot write to {where} ({error.strerror})")
+    where = f" to {error.filename}" if error.filename else ""  # the run's folder, or shared memory
+    return WorkFailed(f"rank {environment.rank} on {socket.gethostname()}: cannot write{where} ({error.strerror})")
 
 
 def _verdict_of(error: BaseException, environment: RankEnvironment, phase: Phase, trainer: "Trainer | None") -> Verdict:
