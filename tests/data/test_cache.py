@@ -154,7 +154,7 @@ def test_who_fetches_is_killed_and_another_goes_on(server, tmp_path):
 
 
 def test_what_killed_ones_left_goes_at_the_next_start(server, tmp_path):
-    flaky = Flaky(server, rate=0, seed=1, pace=500_000)
+    flaky = Flaky(server, rate=0, seed=1, pace=100_000)
     with flaky.running() as proxy:
         readers = start(2, "s3://cached-a", "a", tmp_path, "100MB", endpoint=proxy)
         for reader in readers:
