@@ -213,7 +213,8 @@ def tolerated(run: Path, damage: Damage, folder: Path) -> dict[str, Any]:
 def stopped(run: Path, damage: Damage, saved_is_lost: bool) -> dict[str, Any]:
     """The default rate: saved, stopped, named; mended, it goes on.
 
-    Where what was saved is lost, all steps are done again, on mended data, and have the same holes all the same.
+    Where nothing was saved, as of a run that was killed before, all steps are done again, on mended data, and have the
+    same holes all the same.
     """
     done = train(run, 2, damage.environment, 1)
     holes, last = holes_of(run), max(steps_of(run))
@@ -229,6 +230,7 @@ def stopped(run: Path, damage: Damage, saved_is_lost: bool) -> dict[str, Any]:
     damage.heal(dataset())
     if saved_is_lost:
         shutil.rmtree(run.with_suffix("") / "checkpoints" / saved[0])
+        (run.with_suffix("") / "published.json").unlink()
     train(run, 2, damage.environment, 0)
     assert_in_order(run, missed)
     return {"faults": 1, "holes": len(holes), "stopped_at": last}
