@@ -8,7 +8,7 @@ every round, each after a `sync` and in a new folder:
     plain write    the same bytes, from memory, by writes of 4 MiB, and fsync
     synchronous    checkpoint.asynchronous: false, until the checkpoint is published
     asynchronous   what training waits for, and until it is published
-    plain read     the file's bytes by reads of 4 MiB, and their SHA-256
+    plain read     the files' bytes by reads of 4 MiB, and their SHA-256
     load           verify all bytes, then copy every value into the engine
     deepspeed      save_checkpoint and load_checkpoint of the same engine, which hash nothing and do not fsync
 
@@ -24,7 +24,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -82,10 +82,10 @@ class Bench:
         for write in writers[first:] + writers[:first]:
             write()
         self.rounds += 1
-        (file,) = (self.folder / "asynchronous" / "checkpoints").glob("step-*/*.safetensors")
+        files = sorted((self.folder / "asynchronous" / "checkpoints").glob("step-*/*.safetensors"))
         for state in ("cold", "warm"):
-            self.note(f"plain read, {state}", timed(lambda: plain_read(file), cold=file if state == "cold" else None))
-            self.note(f"load, {state}", timed(self.load, cold=file if state == "cold" else None))
+            self.note(f"plain read, {state}", timed(lambda: plain_read(files), cold=files if state == "cold" else ()))
+            self.note(f"load, {state}", timed(self.load, cold=files if state == "cold" else ()))
         self.deepspeed()
 
     def write_plainly(self) -> None:
@@ -158,24 +158,25 @@ class Bench:
         }
 
 
-def timed(work: Callable[[], Any], cold: Path | None = None, settled: bool = False) -> float:
+def timed(work: Callable[[], Any], cold: Iterable[Path] = (), settled: bool = False) -> float:
     """Seconds, once the disk has nothing left to do, unless that is what is `settled`."""
     if not settled:
         os.sync()
-    if cold is not None:
-        with cold.open("rb") as file:
+    for path in cold:
+        with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
-def plain_read(path: Path) -> None:
+def plain_read(paths: list[Path]) -> None:
     """All bytes and their SHA-256, by one thread."""
     digest, buffer = hashlib.sha256(), bytearray(BLOCK)
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(memoryview(buffer)[:count])
+    for path in paths:
+        with path.open("rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                digest.update(memoryview(buffer)[:count])
 
 
 @contextmanager

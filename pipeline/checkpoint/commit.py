@@ -1,7 +1,7 @@
 """The commit protocol: a checkpoint is published whole or not at all.
 
     1. rank 0 makes step-N.tmp-ATTEMPT/, where there is room for what the ranks are going to write
-    2. every rank writes its slices into it, fsyncs, and reports its file's bytes and hashes
+    2. every rank writes its slices into it, fsyncs, and reports its files' bytes and hashes
     3. rank 0 writes manifest.json there, fsyncs, renames the folder to step-N/, fsyncs the parent
 
 A kill before the rename leaves a temporary folder, which the next attempt removes; after it, the checkpoint stands.
@@ -12,12 +12,13 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.checkpoint.files import bytes_of, write_slices
-from pipeline.checkpoint.manifest import MANIFEST_NAME, CheckpointManifest, step_name
+from pipeline.checkpoint.files import bytes_of, shares, write_slices
+from pipeline.checkpoint.manifest import MANIFEST_NAME, CheckpointManifest, Piece, step_name
 from pipeline.checkpoint.retention import set_aside
 from pipeline.checkpoint.state import Slice
 from pipeline.dataset.errors import UsageError, WorkFailed
@@ -27,6 +28,8 @@ from pipeline.dataset.quantities import human_bytes
 from pipeline.distributed import World
 
 _SPARE_BYTES: Final = 2**20  # for headers and the manifest, on top of the tensors
+_FILE_BYTES: Final = 2**29  # a rank with more writes several files: one SHA-256 is slower than a good disk
+_THREADS: Final = 2  # files written at a time
 
 
 def save(
@@ -81,22 +84,37 @@ def _require_space(folder: Path, needed: int) -> None:
 
 
 def _write_rank(temporary: Path, world: World, slices: list[Slice]) -> dict[str, Any]:
-    path = temporary / f"rank-{world.rank:05d}.safetensors"
-    with _named(path):
-        file, pieces = write_slices(path, slices)
+    parts = shares(slices, _FILE_BYTES)
+    paths = [temporary / f"rank-{world.rank:05d}{f'-{part}' if part else ''}.safetensors" for part in range(len(parts))]
+    with ThreadPoolExecutor(_THREADS, "checkpoint-file") as pool:
+        written = list(pool.map(_write_file, paths, parts))
     with _named(temporary):
         fsync_directory(temporary)
-    return {"file": file, "shapes": {part.name: part.shape for part in slices}, "tensors": pieces}
+    tensors: dict[str, list[Piece]] = {}
+    for _, pieces in written:
+        _add(tensors, pieces)
+    shapes = {part.name: part.shape for part in slices}
+    return {"files": [file for file, _ in written], "shapes": shapes, "tensors": tensors}
+
+
+def _write_file(path: Path, slices: list[Slice]) -> tuple[dict[str, Any], dict[str, list[Piece]]]:
+    with _named(path):
+        return write_slices(path, slices)
+
+
+def _add(tensors: dict[str, list[Piece]], pieces: dict[str, list[Piece]]) -> None:
+    for key, more in pieces.items():
+        tensors.setdefault(key, []).extend(more)
 
 
 def _publish(temporary: Path, target: Path, attempt: int, reports: list[dict[str, Any]], facts: dict[str, Any]) -> None:
     shapes: dict[str, list[int]] = {}
-    tensors: dict[str, list[Any]] = {}
+    tensors: dict[str, list[Piece]] = {}
     for report in reports:
         shapes |= report["shapes"]
-        for key, pieces in report["tensors"].items():
-            tensors.setdefault(key, []).extend(pieces)
-    manifest = CheckpointManifest(**facts, files=[r["file"] for r in reports], shapes=shapes, tensors=tensors)
+        _add(tensors, report["tensors"])
+    files = [file for report in reports for file in report["files"]]
+    manifest = CheckpointManifest(**facts, files=files, shapes=shapes, tensors=tensors)
     with _named(temporary / MANIFEST_NAME):
         manifest.write(temporary)
     if target.exists():  # damaged, or we would have gone on from it; and it could not be set aside then

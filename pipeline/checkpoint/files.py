@@ -39,6 +39,20 @@ def bytes_of(slices: Iterable[Slice]) -> int:
     return sum(FLOAT_BYTES * values.numel() for part in slices for values in part.tensors.values())
 
 
+def shares(slices: list[Slice], most_bytes: int) -> list[list[Slice]]:
+    """The slices, in order, in as many parts of about equal bytes as keep each near `most_bytes`; at least one."""
+    count = max(1, -(-bytes_of(slices) // most_bytes))
+    target = bytes_of(slices) / count
+    parts: list[list[Slice]] = [[]]
+    before = 0
+    for part in slices:
+        if parts[-1] and before >= len(parts) * target:
+            parts.append([])
+        parts[-1].append(part)
+        before += bytes_of([part])
+    return parts
+
+
 def _bytes(slices: list[Slice]) -> Iterator[memoryview]:
     """A safetensors file: the header's length (8 bytes, little-endian), the header (JSON), the tensors."""
     header, at = {}, 0

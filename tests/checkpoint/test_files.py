@@ -4,10 +4,12 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from pipeline.checkpoint.files import TensorReader, bytes_of, write_slices
+from pipeline.checkpoint.files import TensorReader, bytes_of, shares, write_slices
 from pipeline.checkpoint.manifest import CheckpointManifest
 from pipeline.checkpoint.state import WEIGHT, Slice
 from pipeline.optim.masters import MOMENTS
@@ -83,3 +85,13 @@ def test_any_number_of_ranks_reads_what_any_other_wrote(tmp_path, writers, reade
             assert all(torch.equal(part.tensors[kind], expected.tensors[kind]) for kind in KINDS)
     assert all(torch.equal(values, WHOLE[f"weight/{name}"]) for name, values in reader.weights().items())
     assert torch.equal(reader.read("exp_avg/a.weight", 5, 50), WHOLE["exp_avg/a.weight"].view(-1)[5:50])
+
+
+@given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 300))
+def test_parts_are_the_slices_in_order_and_about_equal(sizes, most_bytes):
+    slices = [Slice(str(n), (size,), 0, size, {WEIGHT: torch.zeros(size)}) for n, size in enumerate(sizes)]
+    parts = shares(slices, most_bytes)
+    assert [part.name for each in parts for part in each] == [part.name for part in slices]
+    largest = max(map(bytes_of, [[part] for part in slices]), default=0)
+    assert all(bytes_of(part) < most_bytes + largest for part in parts) or bytes_of(slices) <= most_bytes
+    assert len(parts) == 1 or all(parts)

@@ -89,6 +89,25 @@ def test_what_was_handed_over_is_published(world, tmp_path, asynchronous):
     assert {path.name for path in run.checkpoints.iterdir()} == {"step-00000006", "step-00000007"}
 
 
+def test_a_large_state_is_several_files_of_a_rank(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(commit, "_FILE_BYTES", 2**20)
+    checkpoints = tmp_path / "checkpoints"
+    saver = Saver(Checkpoint(), checkpoints, 0, world, None, 4 * 3 * NUMBERS, print)
+    values = torch.arange(3.0 * NUMBERS)
+    slices = [
+        Slice(name, (NUMBERS,), 0, NUMBERS, {WEIGHT: values[at * NUMBERS :][:NUMBERS]}) for at, name in enumerate("abc")
+    ]
+    facts = {key: value for key, value in vars(manifest(step=1)).items() if key not in OF_THE_SAVER}
+    saver.save(slices, facts, lambda: None)
+    assert saver.wait() is None
+    path = checkpoints / "step-00000001"
+    names = [file["name"] for file in verify(path).files]
+    assert names == ["rank-00000.safetensors", "rank-00000-1.safetensors", "rank-00000-2.safetensors"]
+    assert {entry.name for entry in path.iterdir()} == {*names, "manifest.json"}
+    weights = TensorReader(path, verify(path)).weights()
+    assert torch.equal(torch.cat([weights[name] for name in "abc"]), values)
+
+
 def test_memory_that_does_not_suffice_is_made_anew(world, tmp_path):
     run = Run(world, tmp_path / "checkpoints", size=1000)
     run.save(1)
