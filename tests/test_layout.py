@@ -15,6 +15,7 @@ FILES = sorted(path for package in PACKAGES for path in (CHECKOUT / package).rgl
 TORCH_FREE = [
     "data_prep",
     "pipeline.cli",
+    "pipeline.cluster",
     "pipeline.config",
     "pipeline.dataset",
     "pipeline.launch",

@@ -39,10 +39,10 @@ def submit(
     from json import dumps
 
     from pipeline.cli.output import say
+    from pipeline.cluster import sbatch
+    from pipeline.cluster.prep import Prep, as_bash
+    from pipeline.cluster.prep import submit as submit_prep
     from pipeline.dataset.errors import UsageError
-    from pipeline.launch import slurm
-    from pipeline.launch.prep import Prep, as_bash
-    from pipeline.launch.prep import submit as submit_prep
 
     if not prep:
         raise UsageError("submit: sends only --prep to SLURM in this version; train with: vitstream train RUN.yaml")
@@ -53,7 +53,7 @@ def submit(
         max_rejects=asked["max_rejects"],
         tasks=tasks,
         concurrent=concurrent,
-        resources=slurm.Resources(time, cpus_per_task, mem, partition, account),
+        resources=sbatch.Resources(time, cpus_per_task, mem, partition, account),
         logs=logs.absolute() if logs else Path(f"{Path(asked['out']).absolute()}.logs"),
     )
     if dry_run:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.cluster.prep import Prep
+from pipeline.cluster.sbatch import Resources, file_pattern, quote, script
 from pipeline.dataset.errors import UsageError
-from pipeline.launch.prep import Prep
-from pipeline.launch.slurm import Resources, file_pattern, quote, script
 from tests.runs import COMMAND, one_line, vitstream
 
 # Any argument that Linux can pass: all bytes but NUL.

@@ -61,7 +61,7 @@ def environment() -> dict[str, str]:
     return inherited | {"VITSTREAM_PYTHON": sys.executable}
 
 
-def sbatch(options: Sequence[str], command: Sequence[str]) -> int:
+def queue(options: Sequence[str], command: Sequence[str]) -> int:
     """Submits a script and its arguments, and returns the job's id.
 
     Raises:

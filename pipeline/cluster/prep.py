@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pipeline.cluster import sbatch
 from pipeline.dataset.errors import WorkFailed
-from pipeline.launch import slurm
 
 SCRIPT: Final = "prep.sbatch"
 
@@ -40,7 +40,7 @@ class Prep:
     max_rejects: str | None
     tasks: int
     concurrent: int | None  # tasks at the same time; None: as many as the cluster gives
-    resources: slurm.Resources
+    resources: sbatch.Resources
     logs: Path
 
     def jobs(self) -> tuple[Job, ...]:
@@ -57,7 +57,7 @@ class Prep:
     def options(self, job: Job, ids: Mapping[str, int | str]) -> list[str]:
         """Of sbatch, for this job, where those before it have these ids."""
         name = "%x-%A_%a.log" if job.array else "%x-%j.log"
-        options = [f"--job-name=prep-{job.name}", f"--output={slurm.file_pattern(self.logs)}/{name}", "--export=ALL"]
+        options = [f"--job-name=prep-{job.name}", f"--output={sbatch.file_pattern(self.logs)}/{name}", "--export=ALL"]
         options += self.resources.options()
         if job.array:
             options.append(f"--array={job.array}")
@@ -77,14 +77,14 @@ def submit(prep: Prep) -> dict[str, int]:
         prep.logs.mkdir(parents=True, exist_ok=True)  # SLURM does not make it, and loses the log
     except OSError as error:
         raise WorkFailed(f"{prep.logs}: cannot be made ({error.strerror}); choose other --logs") from None
-    script = str(slurm.script(SCRIPT))
+    script = str(sbatch.script(SCRIPT))
     ids: dict[str, int] = {}
     try:
         for job in prep.jobs():
-            ids[job.name] = slurm.sbatch(prep.options(job, ids), [script, *job.command])
+            ids[job.name] = sbatch.queue(prep.options(job, ids), [script, *job.command])
     except BaseException:
         if ids:
-            slurm.cancel(list(ids.values()))
+            sbatch.cancel(list(ids.values()))
         with suppress(OSError):  # there are logs in it
             prep.logs.rmdir()
         raise
@@ -93,13 +93,13 @@ def submit(prep: Prep) -> dict[str, int]:
 
 def as_bash(prep: Prep) -> list[str]:
     """Lines of bash that would do the same as `submit`; the script that they submit is among them, as comments."""
-    script = slurm.script(SCRIPT)
-    python = slurm.environment()["VITSTREAM_PYTHON"]
+    script = sbatch.script(SCRIPT)
+    python = sbatch.environment()["VITSTREAM_PYTHON"]
     lines = [f"# {script}:", *(f"#   {line}".rstrip() for line in script.read_text().splitlines())]
-    lines += [f"export VITSTREAM_PYTHON={slurm.quote(python)}", f"mkdir -p -- {slurm.quote(str(prep.logs))}"]
+    lines += [f"export VITSTREAM_PYTHON={sbatch.quote(python)}", f"mkdir -p -- {sbatch.quote(str(prep.logs))}"]
     ids = {job.name: f"${job.name}" for job in prep.jobs()}
     for job in prep.jobs():
         words = ["sbatch", "--parsable", *prep.options(job, ids), str(script), *job.command]
-        quoted = [f'"{word}"' if word.startswith("--dependency=") else slurm.quote(word) for word in words]
+        quoted = [f'"{word}"' if word.startswith("--dependency=") else sbatch.quote(word) for word in words]
         lines.append(f"{job.name}=$({' '.join(quoted)})")
     return lines
