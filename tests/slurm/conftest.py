@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -15,11 +16,14 @@ OPTIONS = ["--reencode", "--shard-size", "1MB", "--val-fraction", "0.1"]
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory) -> Iterator[Cluster]:
+def cluster() -> Iterator[Cluster]:
+    """Two nodes of four CPUs and two GPUs that compute nothing. Its folder, unlike pytest's, is open to everybody."""
     if (reason := why_not()) is not None:
         pytest.skip(f"no SLURM cluster: {reason}")
-    with Cluster(tmp_path_factory.mktemp("cluster") / "slurm") as cluster:
-        yield cluster
+    with TemporaryDirectory(prefix="vitstream-slurm-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        with Cluster(Path(folder) / "slurm", gpus=2) as cluster:
+            yield cluster
 
 
 @pytest.fixture(scope="session")
