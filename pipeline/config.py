@@ -5,25 +5,23 @@
 Paths are relative to the working directory, as on any command line.
 """
 
-import difflib
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
     model_validator,
 )
 
-from pipeline.config_tree import read_tree
+from pipeline.config_slurm import Slurm
+from pipeline.config_tree import Positive, Section, explain, read_tree
 from pipeline.data.places import Place, Places
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.files import canonical_json
@@ -33,7 +31,6 @@ from pipeline.models.variants import Variant, variant
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
-Positive = Annotated[int, Field(gt=0)]
 
 
 def _bytes(value: int | str) -> int:
@@ -47,18 +44,14 @@ def _bytes(value: int | str) -> int:
 Bytes = Annotated[int, BeforeValidator(_bytes)]  # written as `200GB`, or a number
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Cache(_Section):
+class Cache(Section):
     """A folder on a node's own disk, in which its processes share the shards that they have fetched."""
 
     dir: Path
     bytes: Bytes  # at most; for all runs that name this folder, together
 
 
-class Data(_Section):
+class Data(Section):
     train: Places
     val: Place | None = None
     classes: Positive | Path | None = None  # how many, or a file of names: of an MDS folder that does not say it
@@ -67,7 +60,7 @@ class Data(_Section):
     max_hole_rate: Fraction = 1e-4  # unreadable samples, as a share of the dataset, above which the run stops
 
 
-class Model(_Section):
+class Model(Section):
     name: str  # vit-{ti,s,b,l,h,g}/PATCH
     image_size: Positive = 224
     pooling: Literal["cls", "gap"] = "cls"
@@ -95,7 +88,7 @@ class Model(_Section):
         return self
 
 
-class Optimizer(_Section):
+class Optimizer(Section):
     name: Literal["adamw"] = "adamw"
     lr: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.1  # multiplied by the learning rate, as torch does
@@ -103,13 +96,13 @@ class Optimizer(_Section):
     eps: Annotated[float, Field(gt=0)] = 1e-8
 
 
-class Schedule(_Section):
+class Schedule(Section):
     name: Literal["linear", "cosine", "constant"] = "cosine"
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     end_lr: Annotated[float, Field(ge=0)] = 0.0
 
 
-class Checkpoint(_Section):
+class Checkpoint(Section):
     every_steps: Positive = 1000
     keep_last: Positive = 3
     keep_every: Positive | None = None  # steps of which the checkpoints stay for ever
@@ -124,14 +117,14 @@ class Checkpoint(_Section):
         return copy_to
 
 
-class Evaluate(_Section):
+class Evaluate(Section):
     every_steps: Positive = 5000
     crop: Share = 0.875  # side of the centre crop, as a share of the shorter side
     batch_size: Positive = 256  # per rank
     weights: Literal["model", "ema"] = "model"  # ema: their average
 
 
-class Ema(_Section):
+class Ema(Section):
     """An exponential moving average of the weights."""
 
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.9999  # per step
@@ -148,7 +141,7 @@ Aspect = Annotated[tuple[float, float], AfterValidator(_ascending)]  # width / h
 Strength = Annotated[float, Field(ge=0)]
 
 
-class RandAugment(_Section):
+class RandAugment(Section):
     n: Positive = 2  # operations per image
     m: Strength = 9.0  # 0 to 10, as in timm and the ViT recipes
 
@@ -160,7 +153,7 @@ class RandAugment(_Section):
         return m
 
 
-class ColorJitter(_Section):
+class ColorJitter(Section):
     brightness: Strength = 0.0  # these three: a factor from [max(0, 1 - x), 1 + x]
     contrast: Strength = 0.0
     saturation: Strength = 0.0
@@ -173,13 +166,13 @@ class ColorJitter(_Section):
         return self
 
 
-class RandomErasing(_Section):
+class RandomErasing(Section):
     probability: Annotated[float, Field(ge=0, le=1)] = 0.25
     area: Area = (0.02, 1 / 3)
     aspect: Aspect = (0.3, 10 / 3)
 
 
-class Augment(_Section):
+class Augment(Section):
     crop: Literal["inception", "none"] = "inception"
     area: Area = (0.05, 1.0)  # of the inception crop
     aspect: Aspect = (3 / 4, 4 / 3)
@@ -200,7 +193,7 @@ class Augment(_Section):
         return self.mixup > 0 or self.cutmix > 0
 
 
-class Loader(_Section):
+class Loader(Section):
     """How images are read and decoded; results depend on nothing of it but the name."""
 
     name: Literal["vitstream", "mosaic"] = "vitstream"  # mosaic: mosaicml-streaming's own order, which proves less
@@ -213,23 +206,13 @@ class Loader(_Section):
     pixel_digest: bool = False  # of every batch's pixels, into the metrics: two runs trained on the same if it is equal
 
 
-class Regularization(_Section):
+class Regularization(Section):
     dropout: Fraction = 0.0
     drop_path: Fraction = 0.0  # stochastic depth: rate of the last block, linear in depth
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0  # of the gradient, over all parameters
 
 
-class Slurm(_Section):
-    """What a cluster is asked for; `train` has no use for it."""
-
-    nodes: Positive = 1
-    gpus_per_node: Positive | None = None
-    tasks_per_node: Positive | None = None  # where there are no GPUs
-    time: str = "24:00:00"
-    partition: str | None = None
-
-
-class Config(_Section):
+class Config(Section):
     """Everything that a run is."""
 
     run_dir: Path
@@ -306,7 +289,7 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise UsageError(f"{path}: {_explain(error)}") from None
+        raise UsageError(f"{path}: {explain(error, Config)}") from None
     except UsageError as error:  # the model's name or numbers
         raise UsageError(f"{path}: {error}") from None
 
@@ -321,29 +304,3 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
         elif before != after:
             found.append((f"{prefix}{key}", before, after))
     return found
-
-
-def _explain(error: ValidationError) -> str:
-    """The first complaint, as one line that names the key."""
-    first = error.errors()[0]
-    loc = [str(part) for part in first["loc"]]
-    key = ".".join(loc)
-    if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(loc[-1], _fields_at(loc[:-1]), n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(_fields_at(loc[:-1]))}"
-        return f"unknown key {key}; {hint}"
-    if first["type"] == "missing":
-        return f"missing key {key}"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{key}: {message}" if key else message
-
-
-def _fields_at(loc: list[str]) -> list[str]:
-    """Names of the keys that the section at `loc` knows."""
-    section: Any = Config
-    for part in loc:
-        annotation = section.model_fields[part].annotation
-        section = next((a for a in (annotation, *get_args(annotation)) if hasattr(a, "model_fields")), None)
-        if section is None:
-            return []
-    return list(section.model_fields)

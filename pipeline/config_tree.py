@@ -1,15 +1,22 @@
-"""RUN.yaml as a tree of plain values: `extends` resolved, `--set` applied. Torch-free."""
+"""RUN.yaml as a tree of plain values, `extends` resolved, `--set` applied; and what its sections share. Torch-free."""
 
+import difflib
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.dataset.errors import UsageError
 
+Positive = Annotated[int, Field(gt=0)]
 PRESETS = Path(__file__).parent / "presets"
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def read_tree(path: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -67,3 +74,30 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         below = merged.get(key)
         merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return merged
+
+
+def explain(error: ValidationError, root: type[BaseModel]) -> str:
+    """The first complaint about a tree that should have been a `root`, as one line that names the key."""
+    first = error.errors()[0]
+    loc = [str(part) for part in first["loc"]]
+    key = ".".join(loc)
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(root, loc[:-1])
+        near = difflib.get_close_matches(loc[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+        return f"unknown key {key}; {hint}"
+    if first["type"] == "missing":
+        return f"missing key {key}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}" if key else message
+
+
+def _fields_at(root: type[BaseModel], loc: list[str]) -> list[str]:
+    """Names of the keys that the section at `loc` knows."""
+    section: Any = root
+    for part in loc:
+        annotation = section.model_fields[part].annotation
+        section = next((a for a in (annotation, *get_args(annotation)) if hasattr(a, "model_fields")), None)
+        if section is None:
+            return []
+    return list(section.model_fields)

@@ -8,21 +8,18 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
+from pipeline.cluster.forms import complaint
 from pipeline.dataset.errors import UsageError, WorkFailed
 
-# An array task that submits is no reason for its jobs to take themselves for one.
-_OURS_ALONE: Final = ("SLURM_ARRAY_", "SLURM_RESTART_COUNT", "SBATCH_ARRAY")
-_FORMS: Final = {
-    "time": (r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}", "minutes, hours:minutes:seconds or days-hours, as in 4:00:00"),
-    "mem": (r"\d+[KMGT]?", "a number with K, M, G or T, as in 8G"),
-    "partition": (r"\w[\w.+-]*(,\w[\w.+-]*)*", "a partition's name, as sinfo shows it"),
-    "account": (r"\w[\w.@+-]*", "an account's name"),
-}
+# Who submits from within a job hands nothing of it on: its array, its restarts, its resources.
+_OURS_ALONE: Final = ("SLURM_", "SBATCH_ARRAY")
+_EVERYONES: Final = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT", "SLURM_DEBUG")
 
 
 @dataclass(frozen=True)
@@ -37,10 +34,10 @@ class Resources:
 
     def __post_init__(self) -> None:
         """Raises UsageError naming the option that is not of SLURM's form."""
-        for name, (form, expected) in _FORMS.items():
+        for name in ("time", "mem", "partition", "account"):
             value = getattr(self, name)
-            if value is not None and not re.fullmatch(form, value, re.ASCII):
-                raise UsageError(f"--{name} {value!r}: expected {expected}")
+            if value is not None and (wrong := complaint(name, value)):
+                raise UsageError(f"--{name} {wrong}")
 
     def options(self) -> Iterator[str]:
         """As options of sbatch."""
@@ -57,40 +54,52 @@ def script(name: str) -> Path:
 
 def environment() -> dict[str, str]:
     """What jobs inherit: all of ours, and which Python has vitstream."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS_ALONE)}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(_EVERYONES) or not name.startswith(_OURS_ALONE)
+    }
     return inherited | {"VITSTREAM_PYTHON": sys.executable}
 
 
-def queue(options: Sequence[str], command: Sequence[str]) -> int:
-    """Submits a script and its arguments, and returns the job's id.
+def queue(options: Sequence[str], command: Sequence[str], variables: Mapping[str, str] = MappingProxyType({})) -> int:
+    """Submits a script and its arguments, and returns the job's id. `variables`: for the job, besides ours.
 
     Raises:
         UsageError: there is no sbatch.
         WorkFailed: sbatch refused; the message is its own.
     """
-    words = ["sbatch", "--parsable", *options, *command]
-    try:
-        done = subprocess.run(words, env=environment(), capture_output=True, text=True, errors="replace")
-    except FileNotFoundError:
-        raise UsageError("sbatch: not found; submit where SLURM is, or see what it would be with --dry-run") from None
+    done = run(["--parsable", *options, *command], variables)
     number = re.match(r"\d+", done.stdout)  # ID, or ID;CLUSTER
     if done.returncode or not number:
-        said = (line.removeprefix("sbatch: ").removeprefix("error: ") for line in done.stderr.splitlines())
-        raise WorkFailed(f"sbatch: {'; '.join(said) or f'ended with exit code {done.returncode}'}")
+        raise WorkFailed(f"sbatch: {said(done) or f'ended with exit code {done.returncode}'}")
     return int(number[0])
+
+
+def run(words: Sequence[str], variables: Mapping[str, str] = MappingProxyType({})) -> subprocess.CompletedProcess[str]:
+    """sbatch with these words, waited for. Raises UsageError where there is none."""
+    environ = environment() | dict(variables)
+    try:
+        return subprocess.run(["sbatch", *words], env=environ, capture_output=True, text=True, errors="replace")
+    except FileNotFoundError:
+        raise UsageError("sbatch: not found; submit where SLURM is, or see what it would be with --dry-run") from None
+
+
+def said(done: subprocess.CompletedProcess[str]) -> str:
+    """What one of SLURM's commands had to say, as one line."""
+    return "; ".join(line.removeprefix("sbatch: ").removeprefix("error: ") for line in done.stderr.splitlines())
 
 
 def cancel(jobs: Sequence[int]) -> None:
     """Cancels these jobs, as far as they are there."""
-    subprocess.run(["scancel", *map(str, jobs)], capture_output=True)
+    if jobs:
+        subprocess.run(["scancel", *map(str, jobs)], capture_output=True)
 
 
-def file_pattern(folder: Path) -> str:
+def file_pattern(folder: Path, instead: str = "choose other --logs") -> str:
     """A folder as sbatch's --output takes it, which replaces %A and the like. Raises UsageError for what it garbles."""
     if "\\" in str(folder) or not str(folder).isprintable():
-        raise UsageError(
-            f"{folder}: SLURM takes no backslash or control character in a log's name; choose other --logs"
-        )
+        raise UsageError(f"{folder}: SLURM takes no backslash or control character in a log's name; {instead}")
     return str(folder).replace("%", "%%")
 
 
