@@ -69,7 +69,8 @@ class Agreement:
         if off or self._stop.asked(step):
             self._world.raise_flag()
             off = True
-        ballot = self._world.total(torch.cat([torch.tensor([int(off)]), rows.flatten()]))
+        with self._stop.heart.waiting():
+            ballot = self._world.total(torch.cat([torch.tensor([int(off)]), rows.flatten()]))
         if ballot[0]:
             raise Stopping
         return Taken(micro_batches, waits_s, ballot[1:].view(accounts, ROW))
@@ -77,14 +78,17 @@ class Agreement:
     def each(self, loader: Iterator[MicroBatch], items: int, step: int) -> Iterator[MicroBatch]:
         """An evaluation's micro-batches, of which all ranks have as many. Raises Stopping, on all ranks alike."""
         for _ in range(items):
+            self._stop.enter("evaluate")  # anew: each of them is a sign of life
             yield from self.take(loader, 1, 1, step).micro_batches
 
     def wait(self, is_done: Callable[[float], bool] | None, step: int) -> None:
         """Until all ranks are done; `is_done` waits so many seconds for it. Raises Stopping, on all ranks alike."""
         while True:
+            self._stop.enter("save")  # anew: each round is a sign of life
             left = is_done is not None and not is_done(1.0)
             off = self._stop.asked(step) is not None
-            off, left = self._world.total(torch.tensor([int(off), int(left)])).tolist()
+            with self._stop.heart.waiting():
+                off, left = self._world.total(torch.tensor([int(off), int(left)])).tolist()
             if not left:
                 return
             if off:

@@ -28,6 +28,7 @@ from pipeline.dataset.files import canonical_json
 from pipeline.dataset.location import without_credentials
 from pipeline.dataset.quantities import parse_bytes
 from pipeline.models.variants import Variant, variant
+from pipeline.run.watchdog import Limits
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -236,6 +237,7 @@ class Config(Section):
     regularization: Regularization = Regularization()
     log_every: Positive = 20  # steps
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    watchdog: Limits = Limits()
     slurm: Slurm | None = None
 
     @model_validator(mode="after")

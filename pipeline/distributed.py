@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import torch
 import torch.distributed as dist
-from torch.distributed.rendezvous import rendezvous as meet
 
 from pipeline.dataset.errors import UsageError
 from pipeline.launch.environment import RankEnvironment
+from pipeline.rendezvous import meet
 
 _FLAG: Final = "stop"
 _BESIDE_PATIENCE: Final = timedelta(days=1)  # for the slowest rank's disk; a rank that dies is noticed at once
@@ -31,8 +31,7 @@ class World:
 
         Args:
             environment: this process's place.
-            rendezvous: a file, not there yet, on which ranks of one machine meet; else MASTER_ADDR and MASTER_PORT
-                say where.
+            rendezvous: a file of this attempt's, by which its ranks meet; else MASTER_ADDR and MASTER_PORT say where.
         """
         self.rank, self.size = environment.rank, environment.world_size
         self.host = socket.gethostname()
@@ -40,13 +39,8 @@ class World:
         self.device = _gpu(environment.local_rank) if on_gpu else torch.device("cpu")
         if on_gpu:
             torch.cuda.set_device(self.device)
-        if rendezvous is None and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
-            raise UsageError("RANK is set but MASTER_ADDR or MASTER_PORT is not: set both, or start with --nproc")
         os.environ.update(RANK=str(self.rank), WORLD_SIZE=str(self.size), LOCAL_RANK=str(environment.local_rank))
-        if rendezvous:  # not by a file:// URL: torch does not decode one, so a space in the path would never be found
-            store: dist.Store = dist.FileStore(rendezvous, self.size)
-        else:
-            store, _, _ = next(meet("env://", self.rank, self.size))
+        store = meet(self.rank, self.size, rendezvous)
         dist.init_process_group(
             "nccl" if on_gpu else "gloo",
             store=store,

@@ -13,8 +13,10 @@ from pipeline.data import nursery
 from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
 from pipeline.dataset.names import one_line
 from pipeline.dataset.processes import die_with
-from pipeline.launch.environment import ATTEMPT, PARENT_PID, RENDEZVOUS, RankEnvironment
+from pipeline.launch.environment import ATTEMPT, PARENT_PID, RENDEZVOUS, RankEnvironment, attempt_told
 from pipeline.launch.preflight import Prepared, prepare
+from pipeline.run.beat import Heart
+from pipeline.run.stacks import dump_on_request
 from pipeline.run.stop_request import Asked, StopRequest
 from pipeline.run.verdict import Phase, Verdict, judge_earlier_attempts, read_verdict
 
@@ -34,7 +36,12 @@ def run_rank(
     """
     if PARENT_PID in os.environ:
         die_with(int(os.environ[PARENT_PID]))
-    stop = StopRequest()
+    heart = Heart(environment.rank)
+    told = attempt_told()
+    dump_on_request(told, environment.rank)
+    if told is not None:
+        heart.start(told)
+    stop = StopRequest(heart)
     try:
         prepared = prepare(run_yaml, overrides, environment.world_size, from_scratch, accept_changes)
         attempt = _begin_attempt(prepared, environment)
@@ -55,12 +62,16 @@ def run_rank(
         trainer = Trainer(prepared, environment, os.environ.get(RENDEZVOUS), attempt, stop, from_scratch)
         if attempt is None:  # now it is known on what to write a verdict
             stop.while_starting(partial(_leave_while_starting, prepared, environment, trainer.attempt))
+            dump_on_request(prepared.run.attempt(trainer.attempt), environment.rank)
+            heart.start(prepared.run.attempt(trainer.attempt))
         trainer.train()
         stop.enter("step")  # also where there was none left to do: it comes to its end by itself
-        trainer.world.barrier()  # finished is what all have done
+        with heart.waiting():
+            trainer.world.barrier()  # finished is what all have done
         if environment.rank == 0:
             _write_verdict(prepared, trainer.attempt, Verdict.of_finished(trainer.progress.step))
             prepared.run.stop_file.obeyed(step=None)
+        heart.close()
         trainer.close()
     except BaseException as error:
         if trainer is not None and attempt is None:
@@ -71,6 +82,7 @@ def run_rank(
         if environment.rank == 0 and trainer is not None and isinstance(error, StoppedResumable):
             prepared.run.stop_file.obeyed(trainer.progress.step)
         log = prepared.run.attempt(attempt) / f"rank-{environment.rank}.log" if attempt is not None else None
+        heart.close()
         _leave(error, environment, log, written)
 
 

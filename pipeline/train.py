@@ -242,7 +242,7 @@ class Trainer:
         assert self.loader is not None
         done, count = self.progress.step, self.feed.count(index)
         accounts = len(self.progress.order.accounts(self.progress.consumed, count))
-        self.stop.enter("data")
+        self.stop.enter("data", done)
         taken = self.agreement.take(self.loader, self.feed.accumulation, accounts, done)
         self.stop.enter("step")
         micro_batches, step = taken.micro_batches, done + 1
@@ -263,7 +263,7 @@ class Trainer:
         """What is due after a step, and whether the run may go on."""
         unreadable = self.journal.too_many_holes()
         if evaluates:
-            self.stop.enter("evaluate")
+            self.stop.enter("evaluate", self.progress.step)
             step, consumed = self.progress.step, self.progress.consumed
             averaged = self.average and self.config.evaluate.weights == "ema"
             with self.average.in_use() if averaged else nullcontext():
@@ -295,7 +295,7 @@ class Trainer:
 
     def _save_if_new(self, required: bool) -> None:
         """Begins to publish a checkpoint of this step, if there is none. `required`: waits, and raises if it fails."""
-        self.stop.enter("save")
+        self.stop.enter("save", self.progress.step)
         if self.saver.step != self.progress.step or (required and self.saver.wait()):
             slices = slices_to_save(self.engine, self.world.rank, self.world.size)
             self.saver.save(slices, self._facts(), self.journal.sync, None if required else "training goes on")
@@ -333,7 +333,6 @@ class Trainer:
 
     def _wait_for_copies(self) -> None:
         """At a run's end. Raises StoppedResumable, on all ranks alike, where one of them is asked to stop meanwhile."""
-        self.stop.enter("save")
         step = self.progress.step
         try:
             self.agreement.wait(self.copier.wait if self.copier else None, step)

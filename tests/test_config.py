@@ -192,6 +192,7 @@ SECTIONS = {
     "augment": ("flips", "flip"),
     "loader": ("worker", "workers"),
     "regularization": ("droppath", "drop_path"),
+    "watchdog": ("silence_s", "silent_s"),
     "slurm": ("node", "nodes"),
 }
 

@@ -6,14 +6,13 @@ What is written for a row depends on the feed, the augmentation and the sample a
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
 
 import numpy as np
 import xxhash
 
 from pipeline.data.augment import Draws, apply, centre_boxes, draw, training_boxes
 from pipeline.data.decode import crop_resize
-from pipeline.data.giving_up import GiveUp, never
+from pipeline.data.giving_up import GiveUp, never, patience_s
 from pipeline.data.keyed import mix64
 from pipeline.data.ledger import HOLES, HOLES_SUM, KEYLESS, PIXELS, PLACES, READ, READ_SUM, ROW
 from pipeline.data.part import Part
@@ -24,10 +23,7 @@ from pipeline.data.sample import Hole, Sample
 from pipeline.data.window import Share, Window
 from pipeline.dataset.images import ImageError, read_header
 from pipeline.dataset.keys import MASK64
-from pipeline.dataset.remote.patience import Patience
 from pipeline.dataset.remote.traffic import Fetched
-
-_SHARD_HANG_S: Final = 1800.0  # after which the answer of a cache, which fetches whole shards, is not waited for
 
 
 class Maker:
@@ -45,7 +41,7 @@ class Maker:
             at_once=recipe.at_once,
             room=recipe.room(workers),
             requests=recipe.requests,
-            hang_s=max(_SHARD_HANG_S if recipe.cache else 0.0, 3 * Patience.lasting(recipe.retry_s).seconds),
+            hang_s=patience_s(recipe.retry_s, recipe.cache is not None),
             known_holes=recipe.known_holes,
             give_up=give_up,
         )

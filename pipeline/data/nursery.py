@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection, Pipe
 
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.processes import die_with
-from pipeline.launch.environment import STOP_SIGNALS, stop_signals_blocked
+from pipeline.launch.environment import SIGNALS, signals_blocked
 
 
 @dataclass
@@ -65,7 +65,7 @@ class _Server:
         path = f"import sys; sys.path[:] = {sys.path!r}"
         serve = f"from {__name__} import serve; serve({theirs.fileno()}, {os.getpid()})"
         command = [sys.executable, "-c", f"{path}; {serve}"]
-        with theirs, stop_signals_blocked():
+        with theirs, signals_blocked():
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
 
     def ask(self, question: str, *fds: int) -> str:
@@ -91,7 +91,7 @@ def _server() -> _Server:
 def serve(fd: int, rank_pid: int) -> None:
     """The server's life, until its rank ends."""
     die_with(rank_pid)
-    for signum in STOP_SIGNALS:  # they reach whole process groups, and are answered by the rank, by saving
+    for signum in SIGNALS:  # they reach whole process groups, and are answered by the rank, by saving
         signal.signal(signum, signal.SIG_IGN)
     from pipeline.data import maker, worker  # noqa: F401  # all that workers need
 

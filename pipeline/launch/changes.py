@@ -9,7 +9,7 @@ from pipeline.config import Config, differences
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.location import without_credentials
 
-_SILENT = ("slurm",)  # `train` has no use for it
+_SILENT = ("slurm", "watchdog")  # no step is another for them
 _START_ONLY = ("model.init", "model.head_bias")  # have done their work before step 1
 # A checkpoint of other values of these does not fit: the weights' shapes, or the order in which samples are read.
 _FIXED = ("model.", "seed", "loader.name")

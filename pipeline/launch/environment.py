@@ -13,12 +13,14 @@ from pipeline.dataset.errors import UsageError
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1) + (
     () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)
 )
+STACKS_SIGNAL = signal.SIGUSR2  # a rank writes where its threads stand (run/stacks.py), and goes on
+SIGNALS = (*STOP_SIGNALS, STACKS_SIGNAL)
 
 
 @contextmanager
-def stop_signals_blocked() -> Iterator[None]:
+def signals_blocked() -> Iterator[None]:
     """A process that is started meanwhile is born deaf to them, until it can answer, or has said that it will not."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
@@ -27,6 +29,13 @@ def stop_signals_blocked() -> Iterator[None]:
 
 # What our launcher tells its ranks besides RANK, LOCAL_RANK and WORLD_SIZE.
 PARENT_PID, ATTEMPT, RENDEZVOUS = "VITSTREAM_PARENT_PID", "VITSTREAM_ATTEMPT", "VITSTREAM_RENDEZVOUS"
+MASTER_ADDRESS = "VITSTREAM_MASTER_ADDR"  # rank 0's machine, where ranks of several meet (pipeline/rendezvous.py)
+
+
+def attempt_told() -> Path | None:
+    """The folder of the attempt that this rank belongs to, where our launcher says it; it is known before all else."""
+    told = os.environ.get(RENDEZVOUS)
+    return Path(told).parent if told and ATTEMPT in os.environ else None
 
 
 @dataclass(frozen=True)
@@ -39,17 +48,18 @@ class RankEnvironment:
 
     @classmethod
     def read(cls) -> "RankEnvironment | None":
-        """None where no launcher made this process a rank. A lone task of srun is a shell, not a rank.
+        """None where no launcher made this process a rank. A lone task of srun is a shell, unless it has an attempt.
 
         Raises:
             UsageError: a variable that is no number.
         """
         env = os.environ
         try:
-            if "RANK" in env:
+            if "RANK" in env and MASTER_ADDRESS not in env:  # a shell of the user's may have one
                 place = (int(env["RANK"]), int(env.get("WORLD_SIZE", "1")), int(env.get("LOCAL_RANK", "0")))
-            elif int(env.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in env:
-                place = (int(env["SLURM_PROCID"]), int(env["SLURM_NTASKS"]), int(env.get("SLURM_LOCALID", "0")))
+            elif "SLURM_PROCID" in env and (ATTEMPT in env or int(env.get("SLURM_NTASKS", "1")) > 1):
+                tasks, local = env.get("SLURM_NTASKS", "1"), env.get("SLURM_LOCALID", "0")
+                place = (int(env["SLURM_PROCID"]), int(tasks), int(local))
             else:
                 return None
             int(env.get("MASTER_PORT", "0"))

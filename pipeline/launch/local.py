@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Final
 
 from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
-from pipeline.launch.environment import ATTEMPT, PARENT_PID, RENDEZVOUS, STOP_SIGNALS, stop_signals_blocked
+from pipeline.launch.environment import ATTEMPT, PARENT_PID, RENDEZVOUS, STOP_SIGNALS, signals_blocked
 from pipeline.launch.preflight import Prepared
 from pipeline.run.verdict import Verdict, judge_earlier_attempts, read_verdict
 
@@ -100,7 +100,7 @@ def _start(command: list[str], rank: int, processes: int, attempt: Path) -> subp
     }
     env.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
     env.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    with stop_signals_blocked():  # one that comes before the rank can answer waits, and is answered then
+    with signals_blocked():  # one that comes before the rank can answer waits, and is answered then
         if rank == 0:
             return subprocess.Popen(command, env=env)
         with (attempt / f"rank-{rank}.log").open("ab") as log:

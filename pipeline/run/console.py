@@ -18,6 +18,8 @@ class Console:
         self._speaks = speaks
         self._live = speaks and self._stream.isatty()
         self._log = log.open("a", buffering=1) if speaks and log else None
+        if self._log and _same_file(self._log, self._stream):  # srun writes our output there: once is enough
+            self._log = None
         self._open = False  # a progress line stands at the cursor
         self._lock = threading.Lock()  # a checkpoint is published beside training, and speaks too
 
@@ -56,6 +58,13 @@ class Console:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
+
+
+def _same_file(one: TextIO, other: TextIO) -> bool:
+    try:
+        return os.path.samestat(os.fstat(one.fileno()), os.fstat(other.fileno()))
+    except OSError:  # a stream that is no file
+        return False
 
 
 def eta(seconds: float) -> str:

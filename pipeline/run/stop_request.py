@@ -17,6 +17,7 @@ from typing import Final
 
 from pipeline.dataset.errors import StoppedResumable
 from pipeline.launch.environment import STOP_SIGNALS
+from pipeline.run.beat import Heart
 from pipeline.run.stop_file import StopFile, StopOrder
 from pipeline.run.verdict import Cause, Phase
 
@@ -44,7 +45,9 @@ class Asked:
 class StopRequest:
     """Listens from its making on. Of signals the first counts: a second one changes nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, heart: Heart | None = None) -> None:
+        """`heart`: hears of every phase."""
+        self.heart = heart or Heart(0)  # which beats nowhere
         self.phase: Phase = "setup"
         self._signal: Asked | None = None
         self._file: Asked | None = None
@@ -63,8 +66,12 @@ class StopRequest:
         """Who wants it to stop, now that so many steps are done; None where nobody does."""
         return next((each for each in (self._signal, self._file) if each and each.is_due(step)), None)
 
-    def enter(self, phase: Phase) -> None:
-        """What this rank does from now on. With the first that is not "setup", stopping becomes the rank's own task."""
+    def enter(self, phase: Phase, step: int | None = None) -> None:
+        """What this rank does from now on, with so many steps done, where that is not what it was before.
+
+        With the first that is not "setup", stopping becomes the rank's own task.
+        """
+        self.heart.enter(phase, step)
         with self._lock:
             self.phase = phase
             self.leave_if_starting()

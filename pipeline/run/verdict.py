@@ -19,6 +19,8 @@ Cause = Literal[
     "signal",
     "stop file",
     "time limit",
+    "preempted",
+    "cancelled",
     "out of memory",
     "exception",
     "hang",
@@ -27,6 +29,7 @@ Cause = Literal[
     "killed",
     "usage",
 ]
+_STOPS = ("signal", "stop file", "time limit", "preempted", "cancelled")
 Phase = Literal["setup", "data", "step", "evaluate", "save"]  # data: waiting for it
 
 
@@ -47,7 +50,7 @@ class Verdict:
     @property
     def is_of_a_stop(self) -> bool:
         """Whether the attempt was asked to end, and did so with everything saved."""
-        return self.cause in ("signal", "stop file")
+        return self.cause in _STOPS
 
     def write(self, attempt: Path, overrule: bool = False) -> bool:
         """Writes attempts/NNN/verdict.json, unless one is there that it does not overrule. Returns whether it did.
@@ -55,7 +58,7 @@ class Verdict:
         Raises OSError; what was there before stays.
         """
         path = attempt / "verdict.json"
-        mine = attempt / f".verdict-{os.getpid()}.json"
+        mine = attempt / f".verdict-{os.getpid()}-{os.urandom(4).hex()}.json"  # pids are a machine's own
         write_json(mine, asdict(self))
         try:
             if overrule:

@@ -12,7 +12,7 @@ from multiprocessing import forkserver
 from typing import Any
 
 from pipeline.dataset.processes import die_with
-from pipeline.launch.environment import STOP_SIGNALS, stop_signals_blocked
+from pipeline.launch.environment import SIGNALS, signals_blocked
 
 _RANK_PID = "VITSTREAM_RANK_PID"
 
@@ -24,7 +24,7 @@ def start(workers: str) -> Any:
     quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), quiet)))
     multiprocessing.set_forkserver_preload([__name__, workers])
-    with stop_signals_blocked():
+    with signals_blocked():
         forkserver.ensure_running()
     return multiprocessing.get_context("forkserver")
 
@@ -36,7 +36,7 @@ def adopt(worker: int) -> None:
 
 
 def _leave_stop_signals_to_the_rank() -> None:
-    for signum in STOP_SIGNALS:  # they reach whole process groups, and are answered by saving
+    for signum in SIGNALS:  # they reach whole process groups, and are answered by saving
         signal.signal(signum, signal.SIG_IGN)
 
 
