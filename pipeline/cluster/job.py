@@ -105,6 +105,11 @@ class Submission:
     def script(self) -> Path:
         return self.code / "pipeline" / "slurm" / "train.sbatch"
 
+    @property
+    def ended(self) -> Path:
+        """What the last job that ended came to."""
+        return self.path / "ended.json"
+
     def log(self, job: int) -> Path:
         return self.path / f"job-{job}.log"
 

@@ -114,6 +114,13 @@ def addresses(nodes: str) -> dict[str, str]:
     return parse_addresses(_ask("scontrol", "show", "node", "-o", _host_list(nodes)))
 
 
+def hosts_in_state(hosts: Sequence[str], states: Sequence[str]) -> list[str]:
+    """Those of these hosts of whose states (IDLE, DOWN*, DOWN+DRAIN, ...) one is among `states`. Raises NoAnswer."""
+    text = _ask("scontrol", "show", "node", "-o", _host_list(",".join(hosts))) if hosts else ""
+    found = (re.match(r"NodeName=(\S+) .*?\bState=(\S+)", line) for line in text.splitlines())
+    return [each[1] for each in found if each and set(re.findall(r"[A-Z_]+", each[2])) & set(states)]
+
+
 def parse_addresses(text: str) -> dict[str, str]:
     """Of what `scontrol show node -o` prints."""
     found = (re.match(r"NodeName=(\S+) .*?\bNodeAddr=(\S+)", line) for line in text.splitlines())

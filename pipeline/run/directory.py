@@ -82,13 +82,13 @@ class RunDirectory:
             reason = getattr(error, "strerror", None) or error
             raise UsageError(f"run_dir: cannot write to {self.path} ({reason})") from None
 
-    def own(self) -> None:
-        """Takes the run for this process, for life.
+    def own(self, patience_s: float = _OWNER_PATIENCE_S) -> None:
+        """Takes the run for this process, for life; waits so long for whoever has it.
 
         Raises:
             UsageError: another process has it.
         """
-        self._lock(_OWNER, patience_s=_OWNER_PATIENCE_S)
+        self._lock(_OWNER, patience_s)
         self._lock(_RANK_0, patience_s=_PATIENCE_S)
         with contextlib.suppress(OSError):
             fcntl.lockf(self._lock_file(), fcntl.LOCK_UN, 1, _RANK_0)  # free for our own rank 0
