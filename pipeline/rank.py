@@ -23,6 +23,7 @@ from pipeline.run.verdict import Phase, Verdict, judge_earlier_attempts, read_ve
 if TYPE_CHECKING:
     from pipeline.train import Trainer
 
+_NO_MEMORY: Final = ("out of memory", "can't allocate memory", "cannot allocate memory", "alloc_failed", "bad_alloc")
 _NOT_WRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -141,10 +142,18 @@ def _verdict_of(error: BaseException, environment: RankEnvironment, phase: Phase
             return Verdict("usage", None, None, phase, step, False, str(error))
         case WorkFailed():
             return Verdict(error.cause, *where, error.resumable, str(error))
-    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     first_line = (str(error).splitlines() or [""])[0]
     message = f"rank {environment.rank} on {where[1]}: {type(error).__name__}: {first_line}"
-    return Verdict("out of memory" if out_of_memory else "exception", *where, True, message)
+    return Verdict("out of memory" if lacks_memory(error) else "exception", *where, True, message)
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether it says that there is none: torch and the libraries below it do that in several ways."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _NO_MEMORY)
 
 
 def _write_verdict(prepared: Prepared, attempt: int | None, verdict: Verdict) -> bool:
