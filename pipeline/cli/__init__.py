@@ -16,9 +16,11 @@ from pipeline.cli import (
     finalize,
     index,
     inspect,
+    logs,
     order,
     plan,
     shard,
+    status,
     stop,
     submit,
     train,
@@ -51,8 +53,10 @@ VERBS = (
     order,
     plan,
     train,
-    stop,
     submit,
+    status,
+    logs,
+    stop,
     chaos,
 )
 for verb in VERBS:

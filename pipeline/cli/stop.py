@@ -20,6 +20,7 @@ def stop(
     """Ask a run to save and end; the command that started it resumes it.
 
     Works on any machine that sees the run's folder, by a file STOP in it, which the run looks for every two seconds.
+    Of a run on a cluster no job stays queued; where none of its jobs has started, they are cancelled.
     Exit codes: 0 asked, or with --wait stopped or finished, 1 the run failed meanwhile, 2 no run is under way there.
     """
     import json
@@ -30,10 +31,9 @@ def stop(
     from pipeline.run.stop_file import StopOrder
 
     found = find_run(run)
-    owner = ask_to_stop(found, StopOrder(" ".join(reason.split()), after_step))
-    if not wait:
-        when = "now" if after_step is None else f"after step {after_step:,}"
-        say(f"{found.path}: {owner} was asked to save and end {when}")
+    asked = ask_to_stop(found, StopOrder(" ".join(reason.split()), after_step))
+    if not wait or not asked.is_awaited:
+        say(f"{found.path}: {asked.words}")
         return
     verdict = wait_for_the_end(found)
     say(json.dumps(asdict(verdict)) if as_json else verdict.message)

@@ -32,8 +32,8 @@ def _parts(text: str) -> Iterator[str]:
     if not is_host_list(text):
         raise ValueError(f"{text!r}: no list of hosts")
     for part in re.split(r",(?![^\[\]]*\])", text):
-        if not part:
-            raise ValueError(f"{text!r}: an empty name")
+        if not is_host_list(part):
+            raise ValueError(f"{text!r}: {part!r} is no name")
         yield part
 
 

@@ -53,7 +53,7 @@ def prepare(
     run.create()
     newest = None if from_scratch else newest_checkpoint(config, run, train, accept_changes)
     if newest is None:
-        _check_start(config)
+        check_start(config)
     return Prepared(config, run, train, val, accept_changes)
 
 
@@ -102,7 +102,7 @@ def open_data(config: Config, world_size: int) -> tuple[Corpus, Member | None]:
     return train, val
 
 
-def _check_start(config: Config) -> None:
+def check_start(config: Config) -> None:
     """A run that begins can read what it is to start from, as far as that shows without tensors."""
     if config.model.init is not None:
         open_source(config.model.init)

@@ -26,6 +26,7 @@ _PATIENCE_S = 10.0
 _OWNER_PATIENCE_S = 2.0  # one that was killed keeps the run until its memory is given back
 _LONGEST_NAME = 1000  # bytes
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # some network file systems have none
+NO_LOCKS = "a process, perhaps: this file system has no locks to tell by"
 # Closing any descriptor of a locked file drops the process's locks on it: one per file, open as long as we live.
 _held: dict[Path, BinaryIO] = {}
 
@@ -106,7 +107,7 @@ class RunDirectory:
             return None
         except OSError as error:
             if error.errno in _NO_LOCKS:
-                return "a process, perhaps: this file system has no locks to tell by"
+                return NO_LOCKS
             raise UsageError(f"run_dir: cannot look into {self.path} ({error.strerror})") from None
 
     def own_as_rank_0(self) -> None:

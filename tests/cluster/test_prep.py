@@ -162,7 +162,10 @@ def test_a_dry_run_is_bash_and_needs_no_slurm(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["run.yaml"], ["--prep", "vitstream train"]),
+        (["run.yaml"], ["no SLURM here", "vitstream train"]),
+        (["run.yaml", "--tasks", "3"], ["--tasks", "--prep"]),
+        (["--prep", "--set", "seed=1", "--", "x", "--out", "d"], ["--set", "not for --prep"]),
+        (["a.yaml", "b.yaml", "--dry-run"], ["one RUN.yaml"]),
         (["--prep", "--", "x", "--out", "d", "--task", "1/2"], ["--task"]),
         (["--prep", "--", "x", "--out", "d", "--stop-after", "plan"], ["--stop-after"]),
         (["--prep", "--time", "1 h", "--", "x", "--out", "d"], ["--time"]),

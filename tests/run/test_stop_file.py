@@ -64,7 +64,7 @@ def test_it_is_written_only_where_somebody_would_find_it(tmp_path: Path) -> None
     with process(run.path, OWN + "time.sleep(600)") as owner:
         pid = int(owner.stdout.readline())
         for _ in range(2):  # to look is not to take
-            assert ask_to_stop(run, StopOrder("why")) == f"process {pid} on host-1"
+            assert ask_to_stop(run, StopOrder("why")).words == f"process {pid} on host-1 was asked to save and end now"
         assert run.stop_file.read() == StopOrder("why")
         verdict = Verdict("stop file", None, None, "step", 3, resumable=True, message="stopped")
         verdict.write(run.attempt(0))

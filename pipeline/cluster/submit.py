@@ -1,0 +1,102 @@
+"""`vitstream submit RUN.yaml`: a chain of jobs is queued. Torch-free."""
+
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pipeline.cluster import chain, queue, sbatch
+from pipeline.cluster.order import Order
+from pipeline.cluster.snapshot import snapshot
+from pipeline.dataset.errors import UsageError, WorkFailed
+from pipeline.run.directory import NO_LOCKS, RunDirectory
+
+_INSTEAD: Final = "train on this machine with `vitstream train RUN.yaml`, or see with --dry-run what would be submitted"
+_MAY_PASS: Final = ("down, drained or reserved", "are busy", "not available now")  # a job would wait for it
+
+
+@dataclass(frozen=True)
+class Submitted:
+    jobs: tuple[int, ...]
+    start: str  # SLURM's own words on when and where, or why it cannot tell
+
+
+def refuse_without_slurm() -> None:
+    """Raises UsageError where nothing can be submitted."""
+    if not shutil.which("sbatch"):
+        raise UsageError(f"sbatch: not found, there is no SLURM here: {_INSTEAD}")
+
+
+def submit(order: Order) -> Submitted:
+    """Queues the chain.
+
+    Raises:
+        UsageError: there is no SLURM, or the run is under way, or queued, already.
+        WorkFailed: SLURM refused; nothing stays queued.
+    """
+    run = RunDirectory(Path(order.job.run_dir))
+    refuse_under_way(run)
+    if (stop := run.stop_file.read()) is not None and stop.after_step is None:  # of a run that did not live to see it
+        raise UsageError(f"{run.stop_file.path}: is there, and would stop the run at once; remove it")
+    start = try_out(order)
+    run.create()
+    snapshot(order.submission, order.job, order.config)
+    ids = chain.queue_chain(order.submission, order.options, order.variables, order.estimate.chain)
+    return Submitted(tuple(ids), start)
+
+
+def refuse_under_way(run: RunDirectory) -> None:
+    """Raises UsageError where jobs of the run are queued, or somebody trains it. Raises queue.NoAnswer."""
+    try:
+        found = [job for job in chain.jobs(run.path) if job.state.kind != "ended"]
+    except queue.NoAnswer as error:
+        if "is configured" in str(error):
+            raise UsageError(f"{error}: {_INSTEAD}") from None
+        raise
+    if found:
+        raise UsageError(
+            f"{run.path}: {', '.join(map(str, found))} of this run are there already; stop them first: "
+            f"vitstream stop {sbatch.quote(str(run.path))}"
+        )
+    if (owner := run.owner()) is not None and owner != NO_LOCKS:
+        raise UsageError(f"{run.path} is in use by {owner}; stop it first: vitstream stop {run.path}")
+
+
+def try_out(order: Order) -> str:
+    """What SLURM says about such a job: when it would start, and where. Raises WorkFailed where it refuses it."""
+    kept = [each for each in order.options if not each.startswith(("--dependency", "--kill-on-invalid-dep"))]
+    done = sbatch.run(["--test-only", *kept, str(sbatch.script("train.sbatch"))], order.variables)
+    said = sbatch.said(done)
+    if done.returncode and not any(words in said for words in _MAY_PASS):
+        raise WorkFailed(f"sbatch: {said or f'ended with exit code {done.returncode}'}")
+    return re.sub(r"^Job \d+ to start ", "", said)
+
+
+def as_lines(order: Order) -> list[str]:
+    """What will be asked for, and what is expected, a line each, with where each estimate comes from."""
+    slurm, job, found = order.slurm, order.job, order.estimate
+    unit = f"{slurm.gpus_per_node} GPUs" if slurm.gpus_per_node else f"{job.tasks_per_node} tasks"
+    each = ", ".join(option.removeprefix("--") for option in chain.resources(slurm) if not option.startswith("--n"))
+    hours = "unknown" if found.hours is None else f"about {found.hours:,.1f}"
+    used = "" if order.gpu_hours is None else f", {order.gpu_hours:,.1f} GPU-hours"
+    steps = "unknown" if found.steps is None else f"{found.steps:,} of {found.total_steps:,} are left"
+    return [
+        f"chain    {found.chain} jobs named {job.chain} ({found.chain_from})",
+        f"each     {job.nodes} nodes of {unit}, {job.ranks} ranks: {each}",
+        f"steps    {steps}",
+        f"hours    {hours}{used} ({found.hours_from})",
+        f"lead     SLURM warns {found.lead_s} s before a limit ({found.lead_from})",
+        *(f"note     {note}" for note in order.notes),
+    ]
+
+
+def to_json(order: Order) -> dict[str, Any]:
+    return {
+        "run_dir": order.job.run_dir,
+        "submission": str(order.submission.path),
+        "chain": order.job.chain,
+        "resources": list(chain.resources(order.slurm)),
+        "estimate": asdict(order.estimate) | {"gpu_hours": order.gpu_hours},
+        "notes": list(order.notes),
+    }
