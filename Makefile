@@ -11,7 +11,7 @@ demo: $(INSTALLED)  ## the whole way of a sample, on real images, in minutes
 	@$(VENV)/bin/python demo/run.py
 
 test: $(INSTALLED) $(MDS)/.installed slurm browser lint  ## everything
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 soak: $(INSTALLED)  ## the full fault matrices, hours; goes on where it was stopped: make soak SOAK="--faults prep-kills=20"
 	$(VENV)/bin/python -m tests.soak $(SOAK)
@@ -23,10 +23,12 @@ lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-slurm:  ## a SLURM for tests/slurm, where there is none and it can be had
-	@command -v sbatch >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
-	  apt-get install -y -qq --no-install-recommends slurm-wlm munge; } >/dev/null 2>&1 || \
-	  echo "SLURM is not here, and cannot be installed: tests/slurm will be skipped"
+slurm:  ## a SLURM for tests/slurm, with its accounting, where there is none and it can be had
+	@PATH=$$PATH:/usr/sbin; for program in sbatch slurmdbd mariadbd shellcheck; do \
+	  command -v $$program >/dev/null || missing="$$missing $$program"; done; [ -z "$$missing" ] || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq \
+	  --no-install-recommends slurm-wlm munge slurmdbd mariadb-server shellcheck; } >/dev/null 2>&1 || \
+	  echo "not here, and cannot be installed:$$missing; tests/slurm will be skipped, or parts of it"
 
 browser:  ## a Chromium for tests/data_prep/card, where there is none and it can be had
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && \

@@ -1,7 +1,6 @@
 """`submit --prep` up to sbatch: what is asked for, and that the arguments arrive as they are. The rest: tests/slurm."""
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -100,12 +99,6 @@ def test_an_array_that_is_not_whole_is_refused(recorder: Path) -> None:
         ["bash", script("prep.sbatch"), "shard", "x"], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 2 and "0-N, whole" in done.stderr and "6_2" in done.stderr
-
-
-def test_the_script_is_sound_bash() -> None:
-    subprocess.run(["bash", "-n", script("prep.sbatch")], check=True)
-    if shutil.which("shellcheck"):
-        subprocess.run(["shellcheck", script("prep.sbatch")], check=True)
 
 
 @pytest.mark.fast
