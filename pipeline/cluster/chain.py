@@ -83,6 +83,9 @@ def queue_chain(submission: Submission, given: list[str], variables: dict[str, s
             submission.add_job(ids[-1])
     except BaseException as error:
         sbatch.cancel(ids)
+        if isinstance(error, WorkFailed) and ids:
+            took = f"it took {len(ids)} of {count} jobs, which are cancelled; set slurm.chain to fewer"
+            raise WorkFailed(f"{error}; {took}") from None
         if isinstance(error, OSError):
             raise WorkFailed(f"{submission.path}: cannot be written ({error.strerror})") from None
         raise

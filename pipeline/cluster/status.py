@@ -15,13 +15,13 @@ from typing import Any, Final, Literal
 
 from pipeline.checkpoint.manifest import MANIFEST_NAME, published, step_of
 from pipeline.cluster import chain, queue
+from pipeline.cluster.blame import BlameLedger
 from pipeline.cluster.job import submissions
 from pipeline.config import load_config
 from pipeline.dataset.errors import UsageError
 from pipeline.run.beat import Beat, read_beats
 from pipeline.run.directory import NO_LOCKS, RunDirectory
 from pipeline.run.measured import measured
-from pipeline.run.metrics import read_lines
 from pipeline.run.verdict import Verdict, read_verdict
 
 State = Literal["running", "queued", "stopped", "finished", "failed", "never started"]
@@ -81,7 +81,7 @@ class Status:
     verdict: Verdict | None  # the last one
     verdict_of: int | None  # attempt
     blamed: dict[str, int]  # host -> how often
-    excluded: tuple[str, ...]  # hosts that waiting jobs avoid
+    excluded: tuple[str, ...]  # hosts that the next job avoids
     notes: tuple[str, ...]
 
     @property
@@ -107,7 +107,8 @@ def status_of(run: RunDirectory) -> Status:
     step = max([b.step for b in beats.values() if b.step is not None] + [speed.step or 0], default=None)
     total = _total_steps(run, attempts)
     left = None if total is None or not speed.step_s else max(0, total - (step or 0)) * speed.step_s
-    blamed = Counter(line["host"] for line in _blames(run) if isinstance(line.get("host"), str))
+    ledger = BlameLedger.of(run.path)
+    blamed = Counter(host for entry in ledger.read() for host in entry.host.split(","))
     return Status(
         run=str(run.path),
         state=state,
@@ -125,7 +126,7 @@ def status_of(run: RunDirectory) -> Status:
         verdict=verdict,
         verdict_of=verdict_of,
         blamed=dict(blamed),
-        excluded=_excluded(jobs),
+        excluded=_excluded(jobs, ledger),
         notes=tuple(notes),
     )
 
@@ -249,17 +250,11 @@ def _worth_a_look(beats: dict[int, Beat], now: float) -> list[RankShown]:
     return [found[rank] for rank in sorted(found)]
 
 
-def _blames(run: RunDirectory) -> list[dict[str, Any]]:
-    with suppress(OSError, ValueError):
-        return [line for line in read_lines(run.path / "blame.jsonl") if isinstance(line, dict)]
-    return []
-
-
-def _excluded(jobs: list[queue.Job]) -> tuple[str, ...]:
-    """Hosts that the next job avoids."""
+def _excluded(jobs: list[queue.Job], ledger: BlameLedger) -> tuple[str, ...]:
+    """Hosts that the next job avoids, as SLURM has been told; else those that it will be told."""
     for job in jobs:
         if job.is_waiting:
             with suppress(queue.NoAnswer):
                 if found := queue.details(job.id):
                     return tuple(queue.hostnames(found.excluded))
-    return ()
+    return tuple(ledger.hosts_to_exclude())

@@ -42,7 +42,12 @@ def submit(order: Order) -> Submitted:
     start = try_out(order)
     run.create()
     snapshot(order.submission, order.job, order.config)
-    ids = chain.queue_chain(order.submission, order.options, order.variables, order.estimate.chain)
+    try:
+        ids = chain.queue_chain(order.submission, order.options, order.variables, order.estimate.chain)
+    except BaseException:
+        if not order.submission.jobs():  # else one of them may be at its end still
+            shutil.rmtree(order.submission.path, ignore_errors=True)
+        raise
     return Submitted(tuple(ids), start)
 
 
@@ -76,19 +81,23 @@ def try_out(order: Order) -> str:
 def as_lines(order: Order) -> list[str]:
     """What will be asked for, and what is expected, a line each, with where each estimate comes from."""
     slurm, job, found = order.slurm, order.job, order.estimate
-    unit = f"{slurm.gpus_per_node} GPUs" if slurm.gpus_per_node else f"{job.tasks_per_node} tasks"
+    unit = "GPU" if slurm.gpus_per_node else "task"
     each = ", ".join(option.removeprefix("--") for option in chain.resources(slurm) if not option.startswith("--n"))
-    hours = "unknown" if found.hours is None else f"about {found.hours:,.1f}"
+    hours = "unknown" if found.hours is None else f"about {found.hours:,.1f}" if found.hours > 0.05 else "less than 0.1"
     used = "" if order.gpu_hours is None else f", {order.gpu_hours:,.1f} GPU-hours"
     steps = "unknown" if found.steps is None else f"{found.steps:,} of {found.total_steps:,} are left"
     return [
         f"chain    {found.chain} jobs named {job.chain} ({found.chain_from})",
-        f"each     {job.nodes} nodes of {unit}, {job.ranks} ranks: {each}",
+        f"each     {_many(job.nodes, 'node')} of {_many(job.tasks_per_node, unit)}: {each}",
         f"steps    {steps}",
         f"hours    {hours}{used} ({found.hours_from})",
         f"lead     SLURM warns {found.lead_s} s before a limit ({found.lead_from})",
         *(f"note     {note}" for note in order.notes),
     ]
+
+
+def _many(count: int, unit: str) -> str:
+    return f"{count:,} {unit}{'' if count == 1 else 's'}"
 
 
 def to_json(order: Order) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def last_lines(path: Path, count: int) -> tuple[list[str], int]:
                 text = file.read(end - start)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
-    lines = text.splitlines()
+    lines = text.removesuffix(b"\n").split(b"\n") if text else []
     return [_shown(line) for line in lines[max(0, len(lines) - count) :]], end
 
 
