@@ -212,7 +212,7 @@ def _ask(*command: str) -> str:
         raise NoAnswer(f"{command[0]}: not found; SLURM is not on this machine") from None
     except subprocess.TimeoutExpired:
         raise NoAnswer(f"{command[0]}: no answer within {_PATIENCE_S:.0f} s") from None
-    if "establish a configuration source" in done.stderr:
+    if any(words in done.stderr for words in ("establish a configuration source", "process configuration file")):
         raise NoAnswer(f"{command[0]}: is here, but no cluster is configured on this machine")
     if done.returncode:
         raise NoAnswer(f"{command[0]}: {'; '.join(done.stderr.split(chr(10))).strip('; ') or done.returncode}")

@@ -90,8 +90,8 @@ class Site(Section):
 def site_file() -> Path | None:
     """The first that is there: $VITSTREAM_SITE, the user's, the machine's. Raises UsageError for a wrong variable."""
     if named := os.environ.get(VARIABLE):
-        if not Path(named).is_file():
-            raise UsageError(f"{VARIABLE}: {named} is no file")
+        if not Path(named).exists():  # /dev/null: none
+            raise UsageError(f"{VARIABLE}: {named} is not there")
         return Path(named)
     places = (Path("~/.config/vitstream/site.yaml"), Path("/etc/vitstream/site.yaml"))
     return next((path for path in (Path(os.path.expanduser(place)) for place in places) if path.is_file()), None)  # noqa: PTH111

@@ -39,6 +39,8 @@ def submit(order: Order) -> Submitted:
     refuse_under_way(run)
     if (stop := run.stop_file.read()) is not None and stop.after_step is None:  # of a run that did not live to see it
         raise UsageError(f"{run.stop_file.path}: is there, and would stop the run at once; remove it")
+    if order.request.after is not None:
+        refuse_lost(order.request.after)
     start = try_out(order)
     run.create()
     snapshot(order.submission, order.job, order.config)
@@ -66,6 +68,15 @@ def refuse_under_way(run: RunDirectory) -> None:
         )
     if (owner := run.owner()) is not None and owner != NO_LOCKS:
         raise UsageError(f"{run.path} is in use by {owner}; stop it first: vitstream stop {run.path}")
+
+
+def refuse_lost(after: int) -> None:
+    """Raises UsageError for a job that will not end well any more. SLURM takes one that it does not know for done."""
+    known = queue.details(after)
+    if known is None:
+        raise UsageError(f"--after {after}: SLURM knows no such job any more; if it ended well, leave --after out")
+    if known.state.kind == "ended" and known.state.base not in ("COMPLETED", "COMPLETING"):
+        raise UsageError(f"--after {after}: that job has ended, {known.state}; submit it again first")
 
 
 def try_out(order: Order) -> str:

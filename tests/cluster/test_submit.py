@@ -176,6 +176,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
 def test_data_that_another_job_makes_may_be_missing(run: Path, slurm: Fake, tmp_path: Path) -> None:
     order = make_order(Request(run, (f"data.train={tmp_path}/later",), after=7))
     assert "later is not there yet" in order.notes[0] and order.estimate.chain == 3 and order.estimate.lead_s == 120
+    slurm.says("scontrol", "echo JobId=7 JobName=prep JobState=PENDING")
     submit.submit(order)
     assert "--dependency=afterok:7,singleton" in slurm.calls("sbatch")[1]
     with pytest.raises(UsageError, match="batch_size"):
