@@ -128,6 +128,7 @@ class Cluster:
         try:
             self._start("munged", "munged", "--foreground", "--force", *munge)  # force: pytest's folders are private
             self._wait(lambda: (root / "munge.sock").exists(), 10, "munged")
+            self._start_before_the_controller()
             self._start("slurmctld", "slurmctld", "-D")
             for name in self.nodes:
                 self.start_node(name)
@@ -136,6 +137,9 @@ class Cluster:
             self.stop()
             raise
         return self
+
+    def _start_before_the_controller(self) -> None:
+        """Nothing here: accounting, where there is some (accounting.py)."""
 
     def _configure(self) -> None:
         """slurm.conf, gres.conf, and what the nodes take for /etc/hosts."""
