@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.checkpoint.manifest import CheckpointManifest
+from pipeline.checkpoint.manifest import CheckpointManifest, step_name
 from pipeline.config import Config
 from pipeline.data.corpus import Corpus, fit_order, order_from_json
 from pipeline.data.feed import TrainFeed
@@ -11,6 +11,7 @@ from pipeline.data.ledger import Ledger
 from pipeline.data.mosaic.order import MosaicFeed, MosaicOrder
 from pipeline.data.order import SampleOrder
 from pipeline.data.stretches import Stretches, begun, resumed
+from pipeline.dataset.errors import UsageError
 from pipeline.distributed import World
 
 
@@ -29,11 +30,22 @@ class Progress:
 
     @classmethod
     def after(cls, manifest: CheckpointManifest, config: Config, corpus: Corpus, world: World) -> "Progress":
-        """Of a run that goes on from a checkpoint."""
+        """Of a run that goes on from a checkpoint.
+
+        Raises:
+            UsageError: what it holds of the order or the ledger is nothing that we have written, though its hash is
+                right.
+        """
         step, consumed = manifest.step, manifest.consumed
-        stretches = resumed(manifest.stretches, step, consumed, config.batch_size)
-        order = _order(config, corpus, world, manifest.data["order"], consumed)
-        return cls(step, consumed, order, Ledger.from_json(manifest.data["ledger"]), stretches)
+        try:
+            stretches = resumed(manifest.stretches, step, consumed, config.batch_size)
+            order = _order(config, corpus, world, manifest.data["order"], consumed)
+            return cls(step, consumed, order, Ledger.from_json(manifest.data["ledger"]), stretches)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UsageError(
+                f"{step_name(step)}: the manifest's data.order, ledger or stretches cannot be gone on from "
+                f"({type(error).__name__}: {error}): no vitstream of this version has written it; move it away"
+            ) from None
 
     def feed(self, config: Config, corpus: Corpus, world: World) -> TrainFeed | MosaicFeed:
         """What this rank is to read from here on."""
