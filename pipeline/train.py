@@ -24,7 +24,7 @@ from pipeline.data.mosaic.loader import MosaicLoader
 from pipeline.data.mosaic.order import LIMITS, MosaicFeed
 from pipeline.data.recipe import Recipe
 from pipeline.dataset.errors import UsageError, WorkFailed
-from pipeline.dataset.files import atomic_file
+from pipeline.dataset.files import write_private
 from pipeline.dataset.remote.traffic import Fetched
 from pipeline.distributed import World
 from pipeline.engine import build_engine, build_model, engine_notes, import_deepspeed
@@ -138,8 +138,7 @@ class Trainer:
         if not world.is_main:
             return
         if self.resumed_from is None:  # the run begins here, whatever was tried before
-            with atomic_file(self.run.config) as file:
-                file.write(config.to_yaml().encode())
+            write_private(self.run.config, config.to_yaml().encode())
         self.run.write_environment(environment_facts(str(world.device)))
         start = f"{self.resumed_from}, which verifies" if self.resumed_from else f"step {self.progress.step:,}"
         self.console.say(f"attempt {self.attempt}, from {start}: {self.run.path}")

@@ -19,7 +19,7 @@ from pipeline.data.corpus import Corpus, fit_order
 from pipeline.data.ledger import Ledger
 from pipeline.data.stretches import begun, resumed
 from pipeline.dataset.errors import UsageError, WorkFailed
-from pipeline.dataset.files import atomic_file, fsync_directory, is_plain_name
+from pipeline.dataset.files import fsync_directory, is_plain_name, write_private
 from pipeline.engine import vit_config
 from pipeline.launch.preflight import open_data
 from pipeline.models.vit import ViT
@@ -91,8 +91,7 @@ def adopt(native: Path, config: Config, trust: bool, step: int | None, samples: 
         temporary.rename(run.checkpoints / step_name(manifest.step))
         fsync_directory(run.checkpoints)
         run.published_file.write(manifest.step)
-        with atomic_file(run.config) as file:
-            file.write(config.to_yaml().encode())
+        write_private(run.config, config.to_yaml().encode())
     except OSError as error:
         raise WorkFailed(f"{run.path}: cannot be written: {error.strerror or error}") from None
     finally:

@@ -14,6 +14,7 @@ import pipeline
 from pipeline.cluster.job import JOB_FILE, JobFile, Submission
 from pipeline.config import Config
 from pipeline.dataset.errors import UsageError, WorkFailed
+from pipeline.dataset.files import write_private
 from pipeline.launch.template import template_names
 from pipeline.run.environment import COMMIT_FILE, git_commit
 
@@ -33,11 +34,7 @@ def snapshot(submission: Submission, job: JobFile, config: Config) -> None:
     try:
         aside.mkdir(parents=True, mode=0o700)
         _copy_code(aside / "code")
-        # URLs in it may hold credentials, and only we read it
-        with os.fdopen(os.open(aside / job.config, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(with_absolute_paths(config).to_yaml().encode())
-            file.flush()
-            os.fsync(file.fileno())
+        write_private(aside / job.config, with_absolute_paths(config).to_yaml().encode())
         job.write(aside / JOB_FILE)
         if target.exists():
             raise FileExistsError

@@ -23,7 +23,7 @@ from pipeline.cluster.policy import Ended, Next, Policy
 from pipeline.cluster.srun import Srun, command, environment
 from pipeline.cluster.watch import Watch
 from pipeline.dataset.errors import UsageError, WorkFailed
-from pipeline.dataset.files import write_json
+from pipeline.dataset.files import write_json, write_private
 from pipeline.dataset.names import one_line
 from pipeline.launch.preflight import Prepared, prepare
 from pipeline.run.beat import read_beats
@@ -104,7 +104,7 @@ class Supervisor:
 
     def _run_ranks(self, attempt: Path, prepared: Prepared, from_scratch: bool) -> Verdict:
         config, job = prepared.config, self.job
-        (attempt / "config.yaml").write_text(config.to_yaml())
+        write_private(attempt / "config.yaml", config.to_yaml().encode())
         extra = ["--accept-changes"] if job.accept_changes else []
         extra += ["--from-scratch"] if from_scratch else []
         watchdog = Watchdog(config.watchdog, job.ranks, config.data.retry_s)

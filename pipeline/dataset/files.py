@@ -54,6 +54,13 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     fsync_directory(path.parent)
 
 
+def write_private(path: Path, data: bytes) -> None:
+    """Writes a file, as `atomic_file` does, that only its owner may read: a URL in it may hold credentials."""
+    with atomic_file(path) as file:
+        os.fchmod(file.fileno(), stat.S_IRUSR | stat.S_IWUSR)
+        file.write(data)
+
+
 def remove_abandoned(path: Path) -> None:
     """Removes what writers of `path` that were killed left behind; those at work, on any machine, hold a lock."""
     for temporary in path.parent.glob(f".{glob.escape(path.name)}.tmp-*"):

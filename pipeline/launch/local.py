@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Final
 
 from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
+from pipeline.dataset.files import write_private
 from pipeline.launch.environment import ATTEMPT, PARENT_PID, RENDEZVOUS, STOP_SIGNALS, signals_blocked
 from pipeline.launch.preflight import Prepared
 from pipeline.run.verdict import Verdict, judge_earlier_attempts, read_verdict
@@ -63,7 +64,7 @@ def _begin(prepared: Prepared) -> Path:
     run.sign(socket.gethostname())
     judge_earlier_attempts(map(run.attempt, run.attempts()))
     attempt = run.attempt(run.new_attempt())
-    (attempt / "config.yaml").write_text(prepared.config.to_yaml())
+    write_private(attempt / "config.yaml", prepared.config.to_yaml().encode())
     return attempt
 
 
