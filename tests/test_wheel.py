@@ -37,7 +37,7 @@ def command(wheel, tmp_path_factory) -> Path:
 def test_the_wheel_holds_what_it_needs_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {"pipeline/ds_configs/zero1.json", "pipeline/presets/vit-h14-jft300m.yaml"} <= set(names)
-    assert "pipeline/slurm/prep.sbatch" in names
+    assert {"pipeline/slurm/prep.sbatch", "pipeline/slurm/train.sbatch"} <= set(names)
     assert {name.split("/")[0] for name in names if "dist-info" not in name} == {"pipeline", "data_prep"}
 
 
@@ -65,3 +65,10 @@ def test_shard_verify_order_and_train_from_another_folder(command, tmp_path):
     write_run(tmp_path / "run.yaml", Path("data/train"), Path("data/val"), run_dir="run", steps=3, epochs=None)
     assert "accuracy" in run("train", "run.yaml", "--nproc", 2)
     assert (tmp_path / "run" / "checkpoints" / "step-00000003" / "manifest.json").exists()
+    assert "finished" in run("status", "run")
+    assert "pipeline.cluster.dry_run 000 -- run.yaml" in run("submit", "run.yaml", "--dry-run")
+    snapshot = [command.parent / "python", "-P", "-m", "pipeline.cluster.dry_run", "000", "--", "run.yaml"]
+    subprocess.run(snapshot, cwd=tmp_path, check=True)
+    code = tmp_path / "run" / "submit" / "000" / "code"
+    assert {path.name for path in code.iterdir()} == {"pipeline", "data_prep"}
+    assert (code / "pipeline/slurm/train.sbatch").is_file() and (code / "pipeline/ds_configs/zero1.json").is_file()

@@ -122,7 +122,7 @@ class Submission:
 
     def add_job(self, job: int) -> None:
         """Appends an id, durably. Raises OSError."""
-        fd = os.open(self.path / "jobs", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(self.path / "jobs", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             os.write(fd, b"%d\n" % job)
             os.fsync(fd)

@@ -116,6 +116,7 @@ def make_order(request: Request) -> Order:
     if plan is not None:
         refuse_full_disk(run, plan.saving.most)
         notes += plan.warnings
+    notes += _doubts(slurm, config, expected)
     if expected.lead_s * 2 > (seconds_of(slurm.time) or sys.maxsize):
         raise UsageError(
             f"slurm.time: {slurm.time} is too short: its last {expected.lead_s} s are for saving "
@@ -125,6 +126,21 @@ def make_order(request: Request) -> Order:
     order = Order(request, config, slurm, site, job, next_submission(run.path), expected, tuple(notes))
     sbatch.file_pattern(order.submission.path, "take another run_dir")
     return order
+
+
+def _doubts(slurm: Slurm, config: Config, expected: Estimate) -> list[str]:
+    """What will work, and is perhaps not meant."""
+    found, needed = [], config.loader.workers + 1
+    if expected.steps == 0:
+        found.append("nothing is left to train; raise steps or epochs to go on")
+    if slurm.cpus_per_task is None and needed > 1:
+        found.append(
+            f"slurm.cpus_per_task is not set: SLURM gives a rank one core where the site does not say otherwise, and "
+            f"it has {config.loader.workers} loader.workers; {needed} would do"
+        )
+    elif slurm.cpus_per_task is not None and slurm.cpus_per_task < needed:
+        found.append(f"slurm.cpus_per_task: {slurm.cpus_per_task} for a rank and its {needed - 1} loader.workers")
+    return found
 
 
 def _job(run: RunDirectory, slurm: Slurm, site: Site, request: Request, lead_s: int) -> JobFile:

@@ -32,7 +32,7 @@ def snapshot(submission: Submission, job: JobFile, config: Config) -> None:
     target = submission.path
     aside = target.with_name(f".{target.name}.tmp-{os.urandom(6).hex()}")
     try:
-        aside.mkdir(parents=True, mode=0o700)
+        aside.mkdir(parents=True)
         _copy_code(aside / "code")
         write_private(aside / job.config, with_absolute_paths(config).to_yaml().encode())
         job.write(aside / JOB_FILE)

@@ -242,6 +242,13 @@ def test_nodes_that_are_down_are_waited_for(run: Path, slurm: Fake) -> None:
     assert submit.submit(make_order(Request(run))).jobs == (9, 9, 9)
 
 
+def test_what_is_perhaps_not_meant_is_a_note(run: Path) -> None:
+    assert "slurm.cpus_per_task is not set" in make_order(Request(run)).notes[0]
+    assert make_order(Request(run, ("slurm.cpus_per_task=2",))).notes == ()
+    assert "1 for a rank" in make_order(Request(run, ("slurm.cpus_per_task=1",))).notes[0]
+    assert make_order(Request(run, ("loader.workers=0",))).notes == ()
+
+
 def test_room_on_the_disk_is_looked_for(tmp_path: Path) -> None:
     refuse_full_disk(RunDirectory(tmp_path / "a" / "b"), 1)
     with pytest.raises(UsageError, match="run_dir: checkpoints take"):
