@@ -27,12 +27,16 @@ def logs(
     from pipeline.cli.output import say
     from pipeline.dataset.errors import UsageError
     from pipeline.launch import logs as of_runs
-    from pipeline.launch.stop import find_run, is_under_way
+    from pipeline.launch.stop import find_run, is_under_way, may_start
 
     found = find_run(run)
     if job and (attempt is not None or rank):
         raise UsageError("logs: takes --job, or --attempt and --rank")
-    path = of_runs.job_log(found) if job else of_runs.rank_log(found, attempt, rank)
+
+    def find() -> Path:
+        return of_runs.job_log(found) if job else of_runs.rank_log(found, attempt, rank)
+
+    path = of_runs.awaited(find, lambda: may_start(found)) if follow else find()
     said, end = of_runs.last_lines(path, lines)
     say(*said)
     if not follow:
@@ -40,7 +44,7 @@ def logs(
 
     def newest() -> Path:
         with suppress(UsageError):  # the next attempt has not said anything yet
-            return of_runs.job_log(found) if job else of_runs.rank_log(found, attempt, rank)
+            return find()
         return path
 
     with suppress(KeyboardInterrupt):

@@ -95,7 +95,7 @@ def as_lines(order: Order) -> list[str]:
     unit = "GPU" if slurm.gpus_per_node else "task"
     each = ", ".join(option.removeprefix("--") for option in chain.resources(slurm) if not option.startswith("--n"))
     hours = "unknown" if found.hours is None else f"about {found.hours:,.1f}" if found.hours > 0.05 else "less than 0.1"
-    used = "" if order.gpu_hours is None else f", {order.gpu_hours:,.1f} GPU-hours"
+    used = "" if not order.gpu_hours or order.gpu_hours < 0.05 else f", {order.gpu_hours:,.1f} GPU-hours"
     steps = "unknown" if found.steps is None else f"{found.steps:,} of {found.total_steps:,} are left"
     return [
         f"chain    {found.chain} jobs named {job.chain} ({found.chain_from})",

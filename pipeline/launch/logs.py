@@ -39,6 +39,17 @@ def job_log(run: RunDirectory) -> Path:
     raise UsageError(f"{run.path}: no job of it has started yet; see vitstream status")
 
 
+def awaited(find: Callable[[], Path], may_start: Callable[[], bool]) -> Path:
+    """The log, once it is there. Raises UsageError where it never will be."""
+    while True:
+        try:
+            return find()
+        except UsageError:
+            if not may_start():
+                return find()  # it may have come, and gone, meanwhile
+        time.sleep(_LOOK_S)
+
+
 def last_lines(path: Path, count: int) -> tuple[list[str], int]:
     """The last lines of a file, a torn one included; and where the file ended. Raises UsageError."""
     try:

@@ -71,6 +71,16 @@ def is_under_way(run: RunDirectory) -> bool:
         return False
 
 
+def may_start(run: RunDirectory) -> bool:
+    """Whether somebody has the run, or a job of its chain runs, or waits."""
+    if run.owner() is not None:
+        return True
+    try:
+        return any(_jobs(run))
+    except queue.NoAnswer:
+        return False
+
+
 def wait_for_the_end(run: RunDirectory) -> Verdict:
     """The verdict on the attempt that is under way, once its processes have ended, so that the next can start.
 

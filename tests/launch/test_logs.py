@@ -65,6 +65,20 @@ def test_the_newest_jobs_log(run: RunDirectory) -> None:
     assert logs.job_log(run).name == "job-9.log"
 
 
+def test_a_log_that_will_come_is_waited_for(run: RunDirectory) -> None:
+    looks: list[int] = []
+
+    def may_start() -> bool:
+        looks.append(1)
+        if len(looks) == 2:
+            (run.attempt(run.new_attempt()) / "rank-0.log").touch()
+        return len(looks) < 4
+
+    assert logs.awaited(lambda: logs.rank_log(run), may_start).name == "rank-0.log" and len(looks) == 2
+    with pytest.raises(UsageError, match=r"rank-1.log"):
+        logs.awaited(lambda: logs.rank_log(run, rank=1), may_start)
+
+
 def test_following_goes_on_in_the_next_attempt_until_the_run_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
