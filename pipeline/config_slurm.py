@@ -1,6 +1,6 @@
 """The section `slurm` of RUN.yaml. Torch-free."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -24,6 +24,13 @@ class Slurm(Section):
     chain: Annotated[int, Field(ge=1, le=1000)] | None = None  # jobs that are queued; None: computed
     attempts: Positive = 50  # starts of the ranks, in all jobs together
     without_progress: Positive = 3  # failures in a row that published no new step, after which the run stops
+
+    @field_validator("mem", "time", mode="before")
+    @classmethod
+    def _in_quotes(cls, value: Any) -> Any:
+        if isinstance(value, int | float):
+            raise ValueError(f"{value} is a number to YAML, as 4:00:00 is: write it in quotes")
+        return value
 
     @field_validator("mem", "time", "partition", "account", "qos", "constraint")
     @classmethod

@@ -251,7 +251,7 @@ def load_sections() -> dict[str, bool]:
         (SMALL + "regularization: {dropout: 1.0}\n", ("regularization.dropout", "less than 1")),
         (SMALL + "seed: -1\n", ("seed",)),
         (SMALL + f"seed: {2**63}\n", ("seed",)),
-        (SMALL + "slurm: {time: 24:00:00}\n", ("slurm.time",)),  # YAML 1.1 reads it as 86,400
+        (SMALL + "slurm: {time: 24:00:00}\n", ("slurm.time", "in quotes")),  # YAML 1.1 reads it as 86,400
         (SMALL + "evaluate:\n", ("evaluate",)),
         (SMALL + "3: 4\n", ("3",)),
         ("", ("mapping of keys",)),

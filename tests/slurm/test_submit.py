@@ -58,8 +58,8 @@ def test_nodes_have_addresses(cluster: Cluster, here: dict[str, str]) -> None:
 
 def test_a_chain_trains_to_the_end_and_says_how_it_is(cluster, here, data, tmp_path) -> None:
     """In a folder whose name would not survive a careless script."""
-    folder = tmp_path / "it's $(touch never); 100% %j é"
-    folder.mkdir()
+    folder = tmp_path / ("it's $(touch never); 100% %j \"" * 6) / ("日本😀" * 20) / ("y z;&|<>*?[]{}~!#^" * 12)
+    folder.mkdir(parents=True)
     run = write_run(folder / "run.yaml", data, slurm=SLURM, epochs=6)
     done = vitstream("submit", run, "--json", **here)
     assert done.returncode == 0, done.stderr
