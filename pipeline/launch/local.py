@@ -6,16 +6,31 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
 from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
 from pipeline.dataset.files import write_private
-from pipeline.launch.environment import ATTEMPT, PARENT_PID, RENDEZVOUS, STOP_SIGNALS, signals_blocked
+from pipeline.launch.environment import (
+    ATTEMPT,
+    MASTER_ADDRESS,
+    PARENT_PID,
+    RENDEZVOUS,
+    STACKS_SIGNAL,
+    STOP_SIGNALS,
+    signals_blocked,
+)
 from pipeline.launch.preflight import Prepared
+from pipeline.launch.watch import Watch
+from pipeline.run.beat import Beat, last_word
+from pipeline.run.hang import record_hang, verdict_on_a_kill
+from pipeline.run.stacks import kernel_state
 from pipeline.run.verdict import Verdict, judge_earlier_attempts, read_verdict
+from pipeline.run.watchdog import Late
 
 _GRACE_S: Final = 2.0  # for the other ranks to end by themselves after one has failed
 _STOP_GRACE_S: Final = 10.0  # the same after one has stopped: all have saved by then, or one was starting still
@@ -47,12 +62,15 @@ def launch(prepared: Prepared, processes: int, from_scratch: bool, accept_change
         _start_all(ranks, asked, processes, attempt, from_scratch, accept_changes)
     except OSError as error:
         raise WorkFailed(f"run_dir: cannot write to {error.filename or run.path} ({error.strerror})") from None
-    failed = _wait(ranks)
+    watch = Watch(attempt, prepared.config, processes)
+    outcome = _wait(ranks, watch, partial(_hang, attempt, watch, ranks))
     for signum in STOP_SIGNALS:  # while this process ends, the interpreter would let a late one kill it
         signal.signal(signum, signal.SIG_IGN)
     ours = None
-    if failed is not None:
-        ours = _verdict_on(attempt, failed, ranks[failed].returncode)
+    if isinstance(outcome, Verdict):
+        ours = outcome
+    elif outcome is not None:
+        ours = _verdict_on(attempt, outcome, ranks[outcome].returncode, watch.last_beats())
     elif asked or any(process.returncode == StoppedResumable.exit_code for process in ranks):
         ours = _stopped(signal.Signals(asked[0]).name if asked else "a signal to one of its ranks")
     _conclude(attempt, _settled(attempt, ours))
@@ -99,6 +117,7 @@ def _start(command: list[str], rank: int, processes: int, attempt: Path) -> subp
         ATTEMPT: str(int(attempt.name)),
         RENDEZVOUS: str((attempt / "rendezvous").absolute()),
     }
+    env.pop(MASTER_ADDRESS, None)  # of a run on a cluster, in which somebody has started this one
     env.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
     env.setdefault("GLOO_SOCKET_IFNAME", "lo")
     with signals_blocked():  # one that comes before the rank can answer waits, and is answered then
@@ -108,8 +127,10 @@ def _start(command: list[str], rank: int, processes: int, attempt: Path) -> subp
             return subprocess.Popen(command, env=env, stdout=log, stderr=log)
 
 
-def _wait(ranks: list[subprocess.Popen]) -> int | None:
-    """Waits for all ranks; kills those that outlive one that failed or stopped. Returns the rank that failed, if any.
+def _wait(ranks: list[subprocess.Popen], watch: Watch, hang: Callable[[Late], Verdict]) -> int | Verdict | None:
+    """Waits for all ranks; kills those that outlive one that failed or stopped, or that wait for one that hangs.
+
+    Returns the rank that failed, or the verdict on a hang, if any.
 
     A rank that was killed takes the others down through their collectives, so it is named before them.
     """
@@ -125,31 +146,45 @@ def _wait(ranks: list[subprocess.Popen]) -> int | None:
             while time.monotonic() < deadline and any(process.poll() is None for process in ranks):
                 time.sleep(0.05)
             failed = failures()[0]
-            for process in ranks:
-                process.kill()
-                process.wait()
+            _kill(ranks)
             return failed
+        if late := watch.look():
+            verdict = hang(late)
+            _kill(ranks)
+            return verdict
         if any(process.poll() == StoppedResumable.exit_code for process in ranks):
             stopped_at = stopped_at or time.monotonic()
             if time.monotonic() - stopped_at > _STOP_GRACE_S:
-                for process in ranks:
-                    process.kill()
-                    process.wait()
+                _kill(ranks)
                 return None
         time.sleep(0.05)
     return next(iter(failures()), None)
 
 
-def _verdict_on(attempt: Path, rank: int, returncode: int) -> Verdict:
+def _kill(ranks: list[subprocess.Popen]) -> None:
+    for process in ranks:
+        process.kill()
+        process.wait()
+
+
+def _hang(attempt: Path, watch: Watch, ranks: list[subprocess.Popen], late: Late) -> Verdict:
+    """What is recorded of a rank that hangs, and the verdict on it."""
+
+    def ask_for_stacks() -> None:
+        for process in ranks:
+            process.send_signal(STACKS_SIGNAL)
+
+    late = replace(late, host=late.host or socket.gethostname())
+    return record_hang(attempt, late, watch.beats, lambda beat: kernel_state(beat.pid), ask_for_stacks)
+
+
+def _verdict_on(attempt: Path, rank: int, returncode: int, beats: Mapping[int, Beat]) -> Verdict:
     """On a rank that could not speak for itself."""
     host = socket.gethostname()
     if returncode < 0:
-        name = signal.Signals(-returncode).name
-        message = f"rank {rank} on {host} was killed by {name}"
-        message += " (the kernel does that when memory runs out: see dmesg)" if name == "SIGKILL" else ""
-        return Verdict("killed", rank, host, "step", None, True, message)
+        return verdict_on_a_kill(rank, host, signal.Signals(-returncode).name, beats)
     message = f"rank {rank} on {host} ended with exit code {returncode}; see {attempt}"
-    return Verdict("exception", rank, host, "step", None, True, message)
+    return Verdict("exception", rank, host, *last_word(beats, rank), True, message)
 
 
 def _stopped(by: str) -> Verdict:

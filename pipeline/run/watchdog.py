@@ -75,8 +75,9 @@ class Late:
     limit_s: float  # of that
 
     def __str__(self) -> str:
-        if self.host is None:
-            return f"rank {self.rank} has given no sign of life since the start {self.for_s:.0f} s ago"
+        if self.pid is None:
+            host = f" on {self.host}" if self.host else ""
+            return f"rank {self.rank}{host} has given no sign of life since the start {self.for_s:.0f} s ago"
         done = "" if self.step is None else f" after step {self.step:,}"
         where = f"rank {self.rank} on {self.host} (process {self.pid})"
         if self.silent:
@@ -130,6 +131,12 @@ class Watchdog:
         worst = min(slow, key=lambda s: (s.beat.waits, s.beat.entered, s.entered, s.beat.rank))
         limit = self._limit(worst.beat.phase)
         return _late(worst.beat, now - worst.entered, silent=False, limit_s=limit)
+
+    def forgive_silence(self, now: float) -> None:
+        """Nobody could have told anything until now: silence begins anew."""
+        self._began = now
+        for seen in self._seen.values():
+            seen.changed = now
 
     def _look(self, beats: Mapping[int, Beat], now: float) -> None:
         """Takes in what is seen now, and leaves out a time in which nothing was seen."""
