@@ -14,6 +14,7 @@ import socket
 import time
 from contextlib import suppress
 from datetime import timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
@@ -53,11 +54,11 @@ def meet(rank: int, ranks: int, rendezvous: str | None) -> dist.Store:
 def meet_at(address: str, file: Path, rank: int, ranks: int, patience: timedelta = default_pg_timeout) -> dist.Store:
     """Over TCP, at rank 0's address and at the port that it writes into `file`. Raises WorkFailed."""
     if rank == 0:
-        listening = _listen(address)
+        listening, here = _listen(address)
         port = listening.getsockname()[1]
         # The descriptor is the store's from here on, and closed by it.
         store = dist.TCPStore(
-            address,
+            here,
             port,
             ranks,
             is_master=True,
@@ -71,25 +72,25 @@ def meet_at(address: str, file: Path, rank: int, ranks: int, patience: timedelta
     return dist.TCPStore(host, port, ranks, is_master=False, timeout=patience, wait_for_workers=False)
 
 
-def _listen(address: str) -> socket.socket:
-    """At a free port of this address; of all that this machine has, where it is only a way to it."""
-    try:
+def _listen(address: str) -> tuple[socket.socket, str]:
+    """At a free port, and by which name that is reached from here.
+
+    At this address only; at all that this machine has where it is not one of them but a way to it, or where this
+    machine calls itself by a name that means something else elsewhere (Debian's 127.0.1.1).
+    """
+    with suppress(OSError):
         family, _, _, _, place = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            listening.bind(place)
-            listening.listen(_MANY)
-            return listening
-        except OSError:
-            listening.close()
-    except OSError:
-        pass
-    return socket.create_server(
-        ("::", 0) if socket.has_dualstack_ipv6() else ("", 0),
-        family=socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET,
-        dualstack_ipv6=socket.has_dualstack_ipv6(),
-        backlog=_MANY,
-    )
+        if not ip_address(str(place[0]).partition("%")[0]).is_loopback or address == place[0]:
+            listening = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                listening.bind(place)
+                listening.listen(_MANY)
+                return listening, address
+            except OSError:
+                listening.close()
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    return socket.create_server(("", 0), family=family, dualstack_ipv6=both, backlog=_MANY), "127.0.0.1"
 
 
 def _published(file: Path, patience_s: float) -> tuple[str, int]:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.config import Config
@@ -15,9 +16,8 @@ class Watch:
 
     def __init__(self, attempt: Path, config: Config, ranks: int) -> None:
         self._attempt = attempt
-        self._watchdog = Watchdog(
-            config.watchdog, ranks, patience_s(config.data.retry_s, config.data.cache is not None)
-        )
+        data = config.data
+        self._watchdog = Watchdog(config.watchdog, ranks, patience_s(data.retry_s, cached=data.cache is not None))
         self._next = 0.0
         self.beats: dict[int, Beat] = {}  # the ranks' last
 
@@ -30,7 +30,7 @@ class Watch:
         self.beats |= read_beats(self._attempt)
         late = self._watchdog.late(self.beats, time.monotonic())
         if late is not None and late.silent and not self._can_be_written():
-            self._watchdog.forgive_silence(time.monotonic())
+            self._watchdog.forgive(time.monotonic())
             return None
         return late
 
@@ -51,4 +51,5 @@ class Watch:
         except OSError:
             return False
         finally:
-            probe.unlink(missing_ok=True)
+            with suppress(OSError):
+                probe.unlink(missing_ok=True)

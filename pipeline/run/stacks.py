@@ -58,7 +58,7 @@ def kernel_state(pid: int) -> str:
         return f"process {pid}: there is none\n"
     status = _status(process)
     lines = [f"process {pid}", *(f"  {name}: {status[name]}" for name in _STATUS if name in status)]
-    threads = sorted(_folder(process / "task"), key=lambda path: int(path.name))
+    threads = sorted(_folder(process / "task"), key=lambda path: (int(path.name) != pid, int(path.name)))
     for thread in threads[:_MOST_THREADS]:
         lines += _thread(thread)
     if len(threads) > _MOST_THREADS:

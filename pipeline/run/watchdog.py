@@ -50,7 +50,7 @@ class Limits(Section):
         if phase == "setup":
             return self.setup_s
         if phase == "save":  # training mostly waits for a copy only, and at times for the disk
-            least, most = self.first_s, max(self.first_s, self.setup_s)
+            least, most = max(self.least_s, self.first_s), max(self.least_s, self.first_s, self.setup_s)
         else:
             least, most = self.least_s, max(self.least_s, self.first_s)
         limit = most if longest_s is None else max(min(max(self.factor * longest_s, least), most), _LONG * longest_s)
@@ -132,11 +132,11 @@ class Watchdog:
         limit = self._limit(worst.beat.phase)
         return _late(worst.beat, now - worst.entered, silent=False, limit_s=limit)
 
-    def forgive_silence(self, now: float) -> None:
-        """Nobody could have told anything until now: silence begins anew."""
+    def forgive(self, now: float) -> None:
+        """Nobody could have told anything until now: everybody's time begins anew."""
         self._began = now
         for seen in self._seen.values():
-            seen.changed = now
+            seen.changed = seen.entered = now
 
     def _look(self, beats: Mapping[int, Beat], now: float) -> None:
         """Takes in what is seen now, and leaves out a time in which nothing was seen."""
