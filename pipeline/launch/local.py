@@ -24,8 +24,8 @@ from pipeline.launch.environment import (
     STOP_SIGNALS,
     signals_blocked,
 )
+from pipeline.launch.lookout import Lookout
 from pipeline.launch.preflight import Prepared
-from pipeline.launch.watch import Watch
 from pipeline.run.beat import Beat, last_word
 from pipeline.run.hang import record_hang, verdict_on_a_kill
 from pipeline.run.stacks import kernel_state
@@ -62,15 +62,15 @@ def launch(prepared: Prepared, processes: int, from_scratch: bool, accept_change
         _start_all(ranks, asked, processes, attempt, from_scratch, accept_changes)
     except OSError as error:
         raise WorkFailed(f"run_dir: cannot write to {error.filename or run.path} ({error.strerror})") from None
-    watch = Watch(attempt, prepared.config, processes)
-    outcome = _wait(ranks, watch, partial(_hang, attempt, watch, ranks))
+    lookout = Lookout(attempt, prepared.config, processes)
+    outcome = _wait(ranks, lookout, partial(_hang, attempt, lookout, ranks))
     for signum in STOP_SIGNALS:  # while this process ends, the interpreter would let a late one kill it
         signal.signal(signum, signal.SIG_IGN)
     ours = None
     if isinstance(outcome, Verdict):
         ours = outcome
     elif outcome is not None:
-        ours = _verdict_on(attempt, outcome, ranks[outcome].returncode, watch.last_beats())
+        ours = _verdict_on(attempt, outcome, ranks[outcome].returncode, lookout.last_beats())
     elif asked or any(process.returncode == StoppedResumable.exit_code for process in ranks):
         ours = _stopped(signal.Signals(asked[0]).name if asked else "a signal to one of its ranks")
     _conclude(attempt, _settled(attempt, ours))
@@ -127,7 +127,7 @@ def _start(command: list[str], rank: int, processes: int, attempt: Path) -> subp
             return subprocess.Popen(command, env=env, stdout=log, stderr=log)
 
 
-def _wait(ranks: list[subprocess.Popen], watch: Watch, hang: Callable[[Late], Verdict]) -> int | Verdict | None:
+def _wait(ranks: list[subprocess.Popen], lookout: Lookout, hang: Callable[[Late], Verdict]) -> int | Verdict | None:
     """Waits for all ranks; kills those that outlive one that failed or stopped, or that wait for one that hangs.
 
     Returns the rank that failed, or the verdict on a hang, if any.
@@ -148,7 +148,7 @@ def _wait(ranks: list[subprocess.Popen], watch: Watch, hang: Callable[[Late], Ve
             failed = failures()[0]
             _kill(ranks)
             return failed
-        if late := watch.look():
+        if late := lookout.look():
             verdict = hang(late)
             _kill(ranks)
             return verdict
@@ -167,7 +167,7 @@ def _kill(ranks: list[subprocess.Popen]) -> None:
         process.wait()
 
 
-def _hang(attempt: Path, watch: Watch, ranks: list[subprocess.Popen], late: Late) -> Verdict:
+def _hang(attempt: Path, lookout: Lookout, ranks: list[subprocess.Popen], late: Late) -> Verdict:
     """What is recorded of a rank that hangs, and the verdict on it."""
 
     def ask_for_stacks() -> None:
@@ -175,7 +175,7 @@ def _hang(attempt: Path, watch: Watch, ranks: list[subprocess.Popen], late: Late
             process.send_signal(STACKS_SIGNAL)
 
     late = replace(late, host=late.host or socket.gethostname())
-    return record_hang(attempt, late, watch.beats, lambda beat: kernel_state(beat.pid), ask_for_stacks)
+    return record_hang(attempt, late, lookout.beats, lambda beat: kernel_state(beat.pid), ask_for_stacks)
 
 
 def _verdict_on(attempt: Path, rank: int, returncode: int, beats: Mapping[int, Beat]) -> Verdict:

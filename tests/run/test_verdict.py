@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from pipeline.run.verdict import Verdict, read_verdict
+from pipeline.run.verdict import Cause, Verdict, read_verdict
 from tests.runs import CHECKOUT
 
 
@@ -79,3 +81,9 @@ def test_one_that_cannot_be_written_leaves_the_other(tmp_path: Path, monkeypatch
     with pytest.raises(OSError, match="No space left"):
         verdict(2).write(tmp_path, overrule=True)
     assert read_verdict(tmp_path) == verdict(1)
+
+
+@pytest.mark.fast
+def test_what_is_a_stop() -> None:
+    stops = {cause for cause in get_args(Cause) if replace(verdict(0), cause=cause).is_of_a_stop}
+    assert stops == {"signal", "stop file", "time limit", "preempted", "cancelled"}

@@ -11,7 +11,7 @@ from pipeline.run.beat import Beat, read_beats
 from pipeline.run.watchdog import LOOK_S, Late, Watchdog
 
 
-class Watch:
+class Lookout:
     """To be made when the ranks are started, and to be asked again and again."""
 
     def __init__(self, attempt: Path, config: Config, ranks: int) -> None:

@@ -6,19 +6,19 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import Config
-from pipeline.launch.watch import Watch
+from pipeline.launch.lookout import Lookout
 from pipeline.run.beat import Heart
 from pipeline.run.watchdog import LOOK_S, Late
 
 pytestmark = pytest.mark.fast
 
 
-def watch(attempt: Path, **limits: float) -> Watch:
+def lookout(attempt: Path, **limits: float) -> Lookout:
     tree = {"run_dir": "r", "data": {"train": "d"}, "model": {"name": "vit-ti/16"}, "batch_size": 8, "steps": 1}
-    return Watch(attempt, Config.model_validate(tree | {"watchdog": limits}), ranks=1)
+    return Lookout(attempt, Config.model_validate(tree | {"watchdog": limits}), ranks=1)
 
 
-def look_for(watched: Watch, seconds: float) -> Late | None:
+def look_for(watched: Lookout, seconds: float) -> Late | None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if late := watched.look():
@@ -28,7 +28,7 @@ def look_for(watched: Watch, seconds: float) -> Late | None:
 
 
 def test_a_rank_that_beats_is_not_late_and_one_that_has_stopped_is(tmp_path: Path) -> None:
-    watched, heart = watch(tmp_path, silent_s=3), Heart(0)
+    watched, heart = lookout(tmp_path, silent_s=3), Heart(0)
     heart.enter("step", 4)
     heart.start(tmp_path)
     assert look_for(watched, 4.5) is None
@@ -42,5 +42,5 @@ def test_a_rank_that_beats_is_not_late_and_one_that_has_stopped_is(tmp_path: Pat
 def test_on_a_disk_that_takes_nothing_nobody_is_blamed(tmp_path: Path) -> None:
     """A limit on the size of this test's files would do as well; a folder that is gone is simpler, and as deaf."""
     gone = tmp_path / "gone"
-    assert look_for(watch(gone, setup_s=0.5), 3 * LOOK_S) is None
-    assert look_for(watch(tmp_path, setup_s=0.5), 3 * LOOK_S).rank == 0
+    assert look_for(lookout(gone, setup_s=0.5), 3 * LOOK_S) is None
+    assert look_for(lookout(tmp_path, setup_s=0.5), 3 * LOOK_S).rank == 0
