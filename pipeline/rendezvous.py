@@ -18,6 +18,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
+import psutil
 import torch.distributed as dist
 from torch.distributed.constants import default_pg_timeout
 from torch.distributed.rendezvous import rendezvous as meet_by_environment
@@ -53,6 +54,8 @@ def meet(rank: int, ranks: int, rendezvous: str | None) -> dist.Store:
 
 def meet_at(address: str, file: Path, rank: int, ranks: int, patience: timedelta = default_pg_timeout) -> dist.Store:
     """Over TCP, at rank 0's address and at the port that it writes into `file`. Raises WorkFailed."""
+    if interface := _interface_towards(address):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     if rank == 0:
         listening, here = _listen(address)
         port = listening.getsockname()[1]
@@ -70,6 +73,22 @@ def meet_at(address: str, file: Path, rank: int, ranks: int, patience: timedelta
         return store
     host, port = _published(file, patience.total_seconds())
     return dist.TCPStore(host, port, ranks, is_master=False, timeout=patience, wait_for_workers=False)
+
+
+def _interface_towards(address: str) -> str | None:
+    """The network interface by which this machine reaches an address; None where nobody says.
+
+    gloo would take the one that the machine's own name leads to, which on Debian is the loopback.
+    """
+    try:
+        family, _, _, _, place = socket.getaddrinfo(address, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(place)  # of a datagram socket: nothing is sent
+            ours = probe.getsockname()[0]
+    except OSError:
+        return None
+    known = psutil.net_if_addrs().items()
+    return next((name for name, addresses in known if any(each.address == ours for each in addresses)), None)
 
 
 def _listen(address: str) -> tuple[socket.socket, str]:

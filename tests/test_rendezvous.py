@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import rendezvous
 from pipeline.dataset.errors import WorkFailed
 from pipeline.rendezvous import _listen, meet_at
 from tests.runs import CHECKOUT
@@ -74,3 +75,8 @@ def test_a_rank_0_that_does_not_come_is_not_waited_for_for_ever(tmp_path: Path) 
     (tmp_path / "rendezvous.json").write_text('{"host": "x"')
     with pytest.raises(WorkFailed, match="rank 0 has not said"):
         meet_at("127.0.0.1", tmp_path / "rendezvous.json", 1, 2, timedelta(seconds=0.2))
+
+
+def test_gloo_takes_the_interface_that_leads_to_rank_0():
+    assert rendezvous._interface_towards("127.0.0.1") == "lo"
+    assert rendezvous._interface_towards("no such host.invalid") is None

@@ -25,11 +25,11 @@ from pipeline.cluster.watch import Watch
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import write_json, write_private
 from pipeline.dataset.names import one_line
+from pipeline.launch.lookout import Lookout
 from pipeline.launch.preflight import Prepared, prepare
 from pipeline.run.beat import read_beats
 from pipeline.run.directory import RunDirectory
 from pipeline.run.verdict import Verdict, read_verdict
-from pipeline.run.watchdog import Watchdog
 
 _DETECTION_S: Final = 900.0  # that SLURM may take to find out that a node is lost: SlurmdTimeout, 300 s by default
 _DETECTION_LOOK_S: Final = 2.0
@@ -107,8 +107,7 @@ class Supervisor:
         write_private(attempt / "config.yaml", config.to_yaml().encode())
         extra = ["--accept-changes"] if job.accept_changes else []
         extra += ["--from-scratch"] if from_scratch else []
-        watchdog = Watchdog(config.watchdog, job.ranks, config.data.retry_s)
-        watch = Watch(job, self.here, self.ending, attempt, watchdog)
+        watch = Watch(job, self.here, self.ending, attempt, Lookout(attempt, config, job.ranks))
         return watch.over(Srun(command(job, attempt, extra), environment(job, attempt, self.here.master)))
 
     def _conclude(self, attempt: Path, verdict: Verdict) -> None:

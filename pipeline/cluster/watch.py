@@ -13,10 +13,10 @@ from pipeline.cluster.judge import Evidence, judge
 from pipeline.cluster.srun import Srun, on_host
 from pipeline.cluster.words import Words
 from pipeline.dataset.errors import StoppedResumable
-from pipeline.run.beat import Beat, read_beats
+from pipeline.launch.lookout import Lookout
+from pipeline.run.beat import Beat
 from pipeline.run.hang import record_hang
 from pipeline.run.verdict import Verdict, read_verdict
-from pipeline.run.watchdog import LOOK_S, Watchdog
 
 _SLEEP_S: Final = 0.25
 _GRACE_S: Final = 2.0  # for the other ranks to end, and to be heard of, after one has failed
@@ -27,9 +27,9 @@ _MOST_BYTES: Final = 2**20  # of logs that are searched
 class Watch:
     """Over the ranks of one attempt."""
 
-    def __init__(self, job: JobFile, here: Allocation, ending: Ending, attempt: Path, watchdog: Watchdog) -> None:
+    def __init__(self, job: JobFile, here: Allocation, ending: Ending, attempt: Path, lookout: Lookout) -> None:
         self._job, self._here, self._ending = job, here, ending
-        self._attempt, self._watchdog = attempt, watchdog
+        self._attempt, self._lookout = attempt, lookout
         self._log = _LogTail()
 
     def over(self, step: Srun) -> Verdict:
@@ -43,7 +43,7 @@ class Watch:
 
     def _until_they_end_or_must(self, step: Srun) -> Verdict | None:
         """The verdict where one hangs."""
-        told_at = failed_at = looked_at = 0.0
+        told_at = failed_at = 0.0
         while not step.ended():
             now = time.monotonic()
             self._ending.mind_the_time(now)
@@ -54,11 +54,9 @@ class Watch:
                 failed_at = failed_at or now
                 if now - failed_at > _GRACE_S:
                     return None
-            elif now - looked_at >= LOOK_S:
-                looked_at, beats = now, read_beats(self._attempt)
-                if late := self._watchdog.late(beats, now):
-                    stacks = lambda: step.signal(signal.SIGUSR2)  # noqa: E731
-                    return record_hang(self._attempt, late, beats, _kernel_state, stacks)
+            elif late := self._lookout.look():
+                stacks = lambda: step.signal(signal.SIGUSR2)  # noqa: E731
+                return record_hang(self._attempt, late, self._lookout.beats, _kernel_state, stacks)
             time.sleep(_SLEEP_S)
         return None
 
@@ -71,7 +69,7 @@ class Watch:
         evidence = Evidence(
             spoken=read_verdict(self._attempt),
             words=words,
-            beats=read_beats(self._attempt),
+            beats=self._lookout.last_beats(),
             asked=self._ending.asked,
             time_left_s=self._here.time_left_s() if self._ending.asked else None,
             exit_code=step.exit_code,
