@@ -153,7 +153,10 @@ def lacks_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _NO_MEMORY)
+    said = str(error).lower()
+    if isinstance(error, ImportError):  # there was none for a library
+        return "failed to map segment" in said and "not permitted" not in said
+    return isinstance(error, RuntimeError) and any(words in said for words in _NO_MEMORY)
 
 
 def _write_verdict(prepared: Prepared, attempt: int | None, verdict: Verdict) -> bool:

@@ -23,6 +23,7 @@ class OutOfMemoryError(RuntimeError):
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("std::bad_alloc"),
         RuntimeError("unable to mmap 67108864 bytes from file <x>: Cannot allocate memory (12)"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
         OSError(errno.ENOMEM, "Cannot allocate memory"),
     ],
 )
@@ -35,6 +36,7 @@ def test_what_torch_and_its_libraries_say_where_there_is_no_memory(error):
     [
         RuntimeError("Read error [127.0.0.1]:13703: Connection reset by peer"),
         ValueError("out of memory is what this is about"),
+        ImportError("libx.so: failed to map segment from shared object: Operation not permitted"),
         OSError(errno.ENOSPC, "No space left on device"),
         RuntimeError("CUDA error: device-side assert triggered"),
     ],
