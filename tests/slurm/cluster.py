@@ -193,6 +193,10 @@ class Cluster:
         """Until all are up and without a job."""
         self._wait(lambda: self.idle_nodes() == len(self.nodes), seconds, "the nodes")
 
+    def wait_for_death(self, name: str, seconds: float = 60) -> None:
+        """Until the controller has found out."""
+        self._wait(lambda: "DOWN" in self.run("scontrol", "show", "node", name), seconds, f"the death of {name}")
+
     def run(self, *command: object, user: str | None = None) -> str:
         """What one of SLURM's commands prints; its failure is an error."""
         words = [*(as_user(user) if user else ()), *map(str, command)]
@@ -253,8 +257,9 @@ class Cluster:
 
 
 def as_user(name: str) -> list[str]:
-    """Words before a command that make it this user's."""
-    return ["setpriv", f"--reuid={name}", f"--regid={pwd.getpwnam(name).pw_gid}", "--clear-groups"]
+    """Words before a command that make it this user's; a shell in between, since setpriv itself may go anywhere."""
+    user = ["setpriv", f"--reuid={name}", f"--regid={pwd.getpwnam(name).pw_gid}", "--clear-groups"]
+    return [*user, "sh", "-c", 'exec "$@"', "sh"]
 
 
 def _free_ports(count: int) -> list[int]:

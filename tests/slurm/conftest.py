@@ -1,15 +1,18 @@
-"""One cluster for all tests in here, and what an undisturbed process makes of the photos."""
+"""One cluster for all tests in here, and what comes of the same work where nothing happens to it."""
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
+from tests.datasets import make_dataset
 from tests.images import write_photo
 from tests.runs import vitstream
+from tests.slurm import runs
 from tests.slurm.cluster import Cluster, why_not
 
 OPTIONS = ["--reencode", "--shard-size", "1MB", "--val-fraction", "0.1"]
@@ -17,12 +20,12 @@ OPTIONS = ["--reencode", "--shard-size", "1MB", "--val-fraction", "0.1"]
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """Two nodes of four CPUs and two GPUs that compute nothing. Its folder, unlike pytest's, is open to everybody."""
+    """Three nodes of four CPUs and two GPUs that compute nothing. Its folder, unlike pytest's, is open to everybody."""
     if (reason := why_not()) is not None:
         pytest.skip(f"no SLURM cluster: {reason}")
     with TemporaryDirectory(prefix="vitstream-slurm-", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)
-        with Cluster(Path(folder) / "slurm", gpus=2) as cluster:
+        with Cluster(Path(folder) / "slurm", nodes=3, gpus=2) as cluster:
             yield cluster
 
 
@@ -52,3 +55,32 @@ def digests(out: Path) -> dict[str, str]:
     """SHA-256 of every file."""
     files = sorted(path for path in out.rglob("*") if path.is_file())
     return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="session")
+def public() -> Iterator[Path]:
+    """A folder that everybody may read, unlike pytest's."""
+    with TemporaryDirectory(prefix="vitstream-public-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def images(public: Path) -> Path:
+    """A DATASET of 352 small images."""
+    make_dataset(public / "images", 352, size=(40, 32))
+    return public / "images"
+
+
+@pytest.fixture(scope="session")
+def undisturbed_runs(images: Path, tmp_path_factory) -> Callable[[int], list[tuple]]:
+    """Number of ranks -> what each step is where nothing happens, and no SLURM is near."""
+
+    @lru_cache
+    def train(ranks: int) -> list[tuple]:
+        run = runs.write(tmp_path_factory.mktemp("whole") / "run.yaml", images)
+        done = vitstream("train", run, "--nproc", ranks, **runs.ENVIRONMENT)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return runs.told(run)
+
+    return train
