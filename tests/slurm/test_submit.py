@@ -53,7 +53,7 @@ def test_lists_of_hosts_are_what_scontrol_takes_them_for(here: dict[str, str], n
 
 
 def test_nodes_have_addresses(cluster: Cluster, here: dict[str, str]) -> None:
-    assert queue.addresses("node[1-2]") == cluster.nodes
+    assert queue.addresses("node[1-3]") == cluster.nodes
 
 
 def test_a_chain_trains_to_the_end_and_says_how_it_is(cluster, here, data, tmp_path) -> None:
