@@ -1,7 +1,8 @@
 """Why an attempt ended, from all that is known: what a rank wrote, what SLURM said, what was asked of it. Pure.
 
-A rank knows best, with two exceptions. One that was killed cannot speak, and the others, whose collectives then break,
-speak of a symptom. And one that was asked to stop does not know by whom.
+A rank knows best, with three exceptions. One that was killed, or that a library ended, cannot speak, and the others,
+whose collectives then break, speak of a symptom. srun ends those others by SIGTERM, which one that is still starting
+takes for somebody's wish. And one that was asked to stop does not know by whom.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,6 +42,8 @@ class Evidence:
 def judge(evidence: Evidence, lead_s: float) -> Verdict:
     """The verdict that counts. `lead_s`: before the job's end, when SLURM warns."""
     spoken, words = evidence.spoken, evidence.words
+    if spoken is not None and _only_heard_srun(spoken, evidence):
+        spoken = None
     if spoken is not None and spoken.cause in ("finished", "usage", "stop file", "hang"):
         return spoken
     if spoken is not None and spoken.is_of_a_stop:
@@ -51,11 +54,24 @@ def judge(evidence: Evidence, lead_s: float) -> Verdict:
     if end is not None and end.was_killed:
         return _killed(end, evidence)
     if spoken is not None:
-        return spoken
+        mute = _first_mute(words, evidence.beats) if spoken.cause == "exception" else None
+        return spoken if mute is None or mute.rank == spoken.rank else _wordless(mute, evidence)
     if evidence.asked:  # and nobody got as far as writing so
         message = "stopped while it was starting, nothing is lost; the next job goes on"
         return _stopped(Verdict("signal", None, None, "setup", None, True, message), evidence, lead_s)
     return _wordless(end, evidence)
+
+
+def _only_heard_srun(spoken: Verdict, evidence: Evidence) -> bool:
+    """Whether a rank that was starting was told to end because another had failed, and not because somebody asked."""
+    if evidence.asked or spoken.cause != "signal" or spoken.phase != "setup":
+        return False
+    return bool(evidence.words.lost) or any(end.was_killed or end.broke for end in evidence.words.ends)
+
+
+def _first_mute(words: Words, beats: Mapping[int, Beat]) -> RankEnd | None:
+    """A rank that ended with an exit code, and without its last beat: something in its process ended it."""
+    return next((e for e in words.ends if e.broke and e.rank in beats and not beats[e.rank].ended), None)
 
 
 def _stopped(spoken: Verdict, evidence: Evidence, lead_s: float) -> Verdict:
@@ -113,9 +129,10 @@ def _wordless(end: RankEnd | None, evidence: Evidence) -> Verdict:
     if end is not None:
         beat = evidence.beats.get(end.rank)
         phase, step = (beat.phase, beat.step) if beat else ("setup", None)
-        if end.exit_code == UsageError.exit_code and evidence.said:
-            return Verdict("usage", end.rank, end.host, phase, step, False, evidence.said)
-        said = evidence.said or f"{end.said[0].lower()}{end.said[1:]}; see {evidence.log}"
+        said = evidence.said if end is evidence.words.first_end else None
+        if end.exit_code == UsageError.exit_code and said:
+            return Verdict("usage", end.rank, end.host, phase, step, False, said)
+        said = said or f"{end.said[0].lower()}{end.said[1:]}; see {evidence.log}"
         message = said if said.startswith("rank ") else f"rank {end.rank} on {end.host}: {said}"
         cause: Cause = "out of memory" if evidence.words.out_of_memory else "exception"
         return Verdict(cause, end.rank, end.host, phase, step, True, message)

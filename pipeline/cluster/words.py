@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from pipeline.dataset.errors import StoppedResumable
+
 _TASKS: Final = re.compile(r"srun: error: (?P<host>[^\s:]+): tasks? (?P<tasks>[\d,-]+): (?P<end>.+)")
 _EXIT: Final = re.compile(r"Exited with exit code (\d+)")
 _NODE: Final = re.compile(r"Node failure on (\S+?)[.,]?(?:\s|$)")
@@ -46,6 +48,11 @@ class RankEnd:
     def was_killed(self) -> bool:
         """By a signal that our ranks do not answer: they end on SIGTERM themselves."""
         return self.signal not in (None, "SIGTERM")
+
+    @property
+    def broke(self) -> bool:
+        """By itself, neither done nor on request."""
+        return self.exit_code not in (None, 0, StoppedResumable.exit_code)
 
 
 @dataclass

@@ -84,6 +84,29 @@ def test_what_a_rank_wrote_stands_where_nobody_was_killed():
     assert judge(evidence(SYMPTOM, words), LEAD_S) == SYMPTOM
 
 
+@pytest.mark.parametrize(
+    "line", [KILLED, "srun: error: node2: task 3: Exited with exit code 7", "srun: error: Node failure on node2"]
+)
+def test_a_rank_that_starts_and_is_ended_by_srun_does_not_hide_the_one_that_failed(line):
+    spoken = replace(STOPPED, phase="setup", step=None, message="stopped on SIGTERM while it was starting")
+    words = heard([line, "srun: error: node1: task 0: Exited with exit code 3"])
+    verdict = judge(evidence(spoken, words), LEAD_S)
+    assert not verdict.is_of_a_stop and verdict.host == "node2"
+    assert judge(evidence(spoken, words, asked="TERM"), LEAD_S).is_of_a_stop
+    assert judge(evidence(spoken, heard(["srun: error: node1: task 0: Exited with exit code 3"])), LEAD_S) == spoken
+
+
+def test_a_rank_that_ended_without_a_word_is_named_before_the_symptom_that_another_wrote():
+    words = heard(["srun: error: node2: task 3: Exited with exit code 7", "srun: error: node1: task 0: Exited with 1"])
+    beats = BEATS | {0: replace(BEATS[0], ended=True)}
+    verdict = judge(evidence(SYMPTOM, words, beats=beats), LEAD_S)
+    assert (verdict.cause, verdict.rank, verdict.phase, verdict.step) == ("exception", 3, "step", 12)
+    spoke = beats | {
+        3: replace(BEATS[3], ended=True)
+    }  # it wrote a traceback, if no verdict: the first to write is right
+    assert judge(evidence(SYMPTOM, words, beats=spoke), LEAD_S) == SYMPTOM
+
+
 def test_nobody_wrote():
     refused = heard(["srun: error: node1: task 0: Exited with exit code 2"])
     verdict = judge(evidence(None, refused, said="data.train: nowhere"), LEAD_S)
