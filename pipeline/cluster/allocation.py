@@ -40,6 +40,13 @@ class Allocation:
                 time.sleep(_PAUSE_S)
         raise AssertionError
 
+    def slurm_answers(self) -> bool:
+        """Whether its controller does: without it no ranks can be started."""
+        with suppress(queue.NoAnswer):
+            queue.jobs_with([self.job])
+            return True
+        return False
+
     def time_left_s(self) -> float | None:
         """Until the job's limit; None where there is none, or where nobody says."""
         with suppress(queue.NoAnswer):

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Final
 
@@ -20,6 +21,7 @@ from pipeline.launch.environment import ATTEMPT, MASTER_ADDRESS, RENDEZVOUS
 
 _KILL_S: Final = 10.0  # for srun to see the tasks off, after which it is killed itself
 _ASIDE_S: Final = 15.0  # for a look at another node
+_AT_ONCE: Final = 16  # such looks: behind a switch that is dead there are many nodes
 # srun would take these for its own options; what it is to do is on its command line.
 _NOT_FOR_SRUN: Final = ("SLURM_NTASKS", "SLURM_NPROCS", "SLURM_CPU_BIND", "SRUN_")
 
@@ -108,3 +110,13 @@ def on_host(host: str, words: Sequence[str]) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.decode(errors="replace")
+
+
+def silent_hosts(hosts: Sequence[str], ours: str) -> list[str]:
+    """Those of these hosts that do not answer; none where SLURM reaches not even our own, which is there."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        answers = pool.map(lambda host: on_host(host, ["echo", "here"]), hosts)
+        silent = [host for host, answer in zip(hosts, answers, strict=True) if not answer]
+    if not silent or ours in silent or (ours not in hosts and not on_host(ours, ["echo", "here"])):
+        return []
+    return silent

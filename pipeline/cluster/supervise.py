@@ -20,7 +20,7 @@ from pipeline.cluster.history import AttemptFacts, history, newest_published
 from pipeline.cluster.job import JobFile, Submission, read_job
 from pipeline.cluster.judge import judge_silent
 from pipeline.cluster.policy import Ended, Next, Policy
-from pipeline.cluster.srun import Srun, command, environment
+from pipeline.cluster.srun import Srun, command, environment, silent_hosts
 from pipeline.cluster.watch import Watch
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import write_json, write_private
@@ -33,6 +33,8 @@ from pipeline.run.verdict import Verdict, read_verdict
 
 _DETECTION_S: Final = 900.0  # that SLURM may take to find out that a node is lost: SlurmdTimeout, 300 s by default
 _DETECTION_LOOK_S: Final = 2.0
+_BACK_S: Final = 60.0  # between two looks whether they have been switched on again
+_CONTROLLER_S: Final = 1800.0  # that it may be silent: it is being updated, or moves to another machine
 _OWNER_PATIENCE_S: Final = 120.0  # a network file system may take so long to see that a lost node holds no lock
 
 
@@ -60,6 +62,7 @@ class Supervisor:
             following = self.policy.after(self._history(), self.here.job, shunned)
             if following.action != "attempt":
                 return self.end(following)
+            self._wait_for_slurm_to_answer()
             if self.ending.asked:
                 return self.end(Next("hand over", 3, "asked to stop before an attempt began"))
             self._attempt()
@@ -125,12 +128,25 @@ class Supervisor:
         facts = AttemptFacts.read(attempt)
         self.blame.add(int(attempt.name), facts.job if facts else None, verdict)
 
+    def _wait_for_slurm_to_answer(self) -> None:
+        """An attempt that begins while its controller is silent fails at once, and would be counted."""
+        if self.here.slurm_answers():
+            return
+        self.say("waiting for SLURM's controller, which does not answer")
+        until = time.monotonic() + _CONTROLLER_S
+        while time.monotonic() < until and not self.ending.asked and not self.here.slurm_answers():
+            time.sleep(_DETECTION_LOOK_S)
+
     def _wait_for_slurm_to_know(self, lost: Sequence[str]) -> None:
-        """That these hosts are lost. Until it does, it would give them to the next job."""
+        """That these hosts are lost. Until it does, it would give them to the next job. One that is back is not."""
         self.say(f"waiting until SLURM has seen that {', '.join(lost)} is lost")
-        until = time.monotonic() + _DETECTION_S
+        until, asks = time.monotonic() + _DETECTION_S, time.monotonic() + _BACK_S
         while time.monotonic() < until and not self.ending.asked and not set(lost) <= set(hosts_down(lost)):
             time.sleep(_DETECTION_LOOK_S)
+            if time.monotonic() > asks:
+                if not silent_hosts(lost, self.here.hosts[0]) and self.here.slurm_answers():
+                    break
+                asks = time.monotonic() + _BACK_S
 
     # -- before ------------------------------------------------------------------------------------------------
 

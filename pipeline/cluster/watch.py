@@ -10,7 +10,7 @@ from pipeline.cluster.allocation import Allocation
 from pipeline.cluster.ending import Ending
 from pipeline.cluster.job import JobFile
 from pipeline.cluster.judge import Evidence, judge
-from pipeline.cluster.srun import Srun, on_host
+from pipeline.cluster.srun import Srun, on_host, silent_hosts
 from pipeline.cluster.words import Words
 from pipeline.dataset.errors import StoppedResumable
 from pipeline.launch.lookout import Lookout
@@ -85,7 +85,7 @@ class Watch:
         hosts = self._here.hosts
         places = {end.rank // self._job.tasks_per_node for end in words.ends}
         unheard = [host for place, host in enumerate(hosts) if place not in places]
-        return [host for host in unheard if not on_host(host, ["echo", "here"])]
+        return silent_hosts(unheard, hosts[0])
 
 
 def _has_failed(words: Words) -> bool:
