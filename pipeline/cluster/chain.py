@@ -114,19 +114,19 @@ def jobs(run: Path) -> list[queue.Job]:
 
 
 def cancel_successors(run: Path, but: int | None = None) -> list[int]:
-    """Cancels all jobs of a run, but one; nothing stays queued. Returns their ids.
+    """Cancels all jobs of a run that wait, but one; nothing stays queued, and none that runs is touched.
 
-    Where SLURM does not say which are there, all that were recorded last are cancelled.
+    Returns their ids. Where SLURM does not say which are there, all that were recorded last are cancelled.
 
     Raises:
         queue.NoAnswer: it does not answer at all.
     """
     try:
-        found = [job.id for job in jobs(run) if job.state.kind != "ended"]
+        found = [job.id for job in jobs(run) if job.is_waiting]
     except queue.NoAnswer:
         found = [job for submission in submissions(run)[-1:] for job in submission.jobs()]
     found = [job for job in found if job != but]
-    queue.cancel(found)
+    queue.cancel(found, state="PENDING")
     return found
 
 

@@ -9,6 +9,7 @@ from pipeline.cluster.policy import Ended
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.files import write_json
 from pipeline.run.directory import RunDirectory
+from pipeline.run.published_file import PublishedFile
 from pipeline.run.verdict import read_verdict
 
 _NAME: Final = "attempt.json"
@@ -67,3 +68,16 @@ def history(run: RunDirectory, submit: str | None, job: int | None) -> list[Ende
         after = later[0] if later else newest_published(run)
         found.append(Ended(number, facts.job, verdict, progressed=after != facts.published))
     return found
+
+
+def has_begun_anew(run: RunDirectory, ours: list[Ended]) -> bool:
+    """Whether one of these attempts, of a run from scratch, has set aside what was there before.
+
+    One that dies early has not, and the next must not go on with what was to be given up.
+    """
+    before = AttemptFacts.read(run.attempt(ours[0].number)) if ours else None
+    if before is None:
+        return False
+    if before.published is None:  # nothing was there
+        return newest_published(run) is not None
+    return any(PublishedFile.of(run.aside(ended.number)).path.exists() for ended in ours)

@@ -16,7 +16,7 @@ from pipeline.cluster import chain, queue
 from pipeline.cluster.allocation import Allocation, hosts_down, job_by_hand, state_of
 from pipeline.cluster.blame import BlameLedger
 from pipeline.cluster.ending import Ending
-from pipeline.cluster.history import AttemptFacts, history, newest_published
+from pipeline.cluster.history import AttemptFacts, has_begun_anew, history, newest_published
 from pipeline.cluster.job import JobFile, Submission, read_job
 from pipeline.cluster.judge import judge_silent
 from pipeline.cluster.policy import Ended, Next, Policy
@@ -71,6 +71,8 @@ class Supervisor:
         """Leaves the chain as it is to go on, or ends it. Returns the exit code."""
         self.say(following.why)
         self._tell(following)
+        if self.submission is None:  # nor may one by hand end the chain of somebody who has the run
+            return following.exit_code
         try:
             if following.action == "end the chain":
                 if gone := chain.cancel_successors(self.run.path, but=self.here.job):
@@ -91,7 +93,7 @@ class Supervisor:
         facts = AttemptFacts(
             here.job, self.restarts, here.hosts, job.tasks_per_node, time.time(), published, self._submission
         )
-        from_scratch = job.from_scratch and not self._history()
+        from_scratch = job.from_scratch and not has_begun_anew(self.run, self._history())
         facts.write(attempt)
         self.restarts += 1
         self.say(f"attempt {number}: {len(here.hosts)} x {job.tasks_per_node} ranks on {', '.join(here.hosts)}")

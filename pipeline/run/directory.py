@@ -151,12 +151,16 @@ class RunDirectory:
         file.write(f"process {os.getpid()} on {host}".encode())
         file.flush()
 
+    def aside(self, attempt: int) -> Path:
+        """Where an attempt that began anew has put what was there before."""
+        return self.path / f"before-{attempt:03d}"
+
     def set_aside(self, attempt: int) -> None:
         """Moves what the run was into RUN/before-ATTEMPT, for a run that begins anew in its place. Rank 0 only."""
         past = [self.config, self.metrics, self.digests, self.holes, *self.checkpoints.iterdir()]
         past.append(self.published_file.path)  # last: a start refuses what was set aside by half
         past = [path for path in past if path.exists()]
-        aside = self.path / f"before-{attempt:03d}"
+        aside = self.aside(attempt)
         for path in past:
             target = aside / path.relative_to(self.path)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cluster.chain import chain_name, environment, options
+from pipeline.cluster.chain import cancel_successors, chain_name, environment, options
 from pipeline.cluster.job import JobFile, Submission
 from pipeline.cluster.site import Site
 from pipeline.config_slurm import Slurm
@@ -75,3 +75,11 @@ def test_a_folder_that_slurm_would_garble_is_refused(folder: str) -> None:
     job = JobFile(folder, "config.yaml", "python", (), 2, 4, None, None, 90, "x", 50, 3, False, False)
     with pytest.raises(UsageError, match="run_dir"):
         options(job, Slurm(), Site(), Submission(Path(folder) / "submit" / "000"), None)
+
+
+def test_only_what_waits_is_cancelled_as_not_needed(slurm, tmp_path: Path) -> None:
+    name = chain_name(tmp_path)
+    rest = f"None|N/A|10:00|node1|{name}"
+    slurm.queue(f"7|RUNNING|{rest}", f"8|PENDING|{rest}", f"9|PENDING|{rest}", f"6|COMPLETED|{rest}")
+    assert cancel_successors(tmp_path, but=9) == [8]
+    assert slurm.calls("scancel") == [["--quiet", "--state=PENDING", "8"]]

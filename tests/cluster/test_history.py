@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.cluster.history import AttemptFacts, history
+from pipeline.cluster.history import AttemptFacts, has_begun_anew, history
 from pipeline.run.directory import RunDirectory
 from pipeline.run.verdict import Verdict
 
@@ -53,3 +53,28 @@ def test_others_do_not_count(run):
     assert [ended.number for ended in history(run, "000", 7)] == [1]
     assert [ended.number for ended in history(run, None, 9)] == [2]
     assert history(run, None, 11) == []
+
+
+def test_a_run_from_scratch_has_begun_once_what_was_there_is_set_aside(run):
+    def begun():
+        return has_begun_anew(run, history(run, "000", 7))
+
+    run.create()
+    run.published_file.write(5)
+    assert not begun()
+    attempt(run, published=5)  # died early
+    assert not begun()
+    attempt(run, published=5)
+    run.set_aside(1)
+    assert begun()
+    run.published_file.write(5)
+    attempt(run, published=5)
+    assert begun()
+
+
+def test_a_run_from_scratch_where_nothing_was_has_begun_once_something_is(run):
+    run.create()
+    attempt(run, published=None)
+    assert not has_begun_anew(run, history(run, "000", 7))
+    run.published_file.write(5)
+    assert has_begun_anew(run, history(run, "000", 7))
