@@ -149,12 +149,22 @@ def exclude(waiting: Iterable[int], hosts: Iterable[str]) -> None:
     """
     new = [host for host in dict.fromkeys(hosts) if is_host_list(host)]
     for job in waiting if new else ():
-        known = queue.details(job)
-        avoided: list[str] = []
-        if known is not None and known.excluded:
-            with suppress(ValueError):
-                avoided = expand(known.excluded)
-        queue.update(job, "ExcNodeList", ",".join(dict.fromkeys([*avoided, *new])))
+        queue.update(job, "ExcNodeList", ",".join(dict.fromkeys([*_avoided(queue.details(job)), *new])))
+
+
+def hosts_left(waiting: int, hosts: Iterable[str]) -> int | None:
+    """How many hosts a job that waits could have without these; None where it has gone. Raises queue.NoAnswer."""
+    known = queue.details(waiting)
+    if known is None or not known.partition:
+        return None
+    return len(set(queue.hosts_of(known.partition)) - set(_avoided(known)) - set(hosts))
+
+
+def _avoided(job: queue.JobDetails | None) -> list[str]:
+    if job is not None and job.excluded:
+        with suppress(ValueError):
+            return expand(job.excluded)
+    return []
 
 
 def _name_of(submission: Submission) -> str:

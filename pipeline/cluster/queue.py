@@ -18,7 +18,7 @@ from pipeline.dataset.errors import WorkFailed
 
 _PATIENCE_S: Final = 30.0  # a controller that is down answers late, or not at all
 _COLUMNS: Final = "%i|%T|%r|%S|%L|%N|%j"  # the name last: a foreign one may hold anything
-_SETTINGS: Final = ("SQUEUE_", "SLURM_TIME_FORMAT", "SCONTROL_")  # of the user, for tables that people read
+_SETTINGS: Final = ("SQUEUE_", "SLURM_TIME_FORMAT", "SCONTROL_", "SINFO_")  # of the user, for tables that people read
 
 
 class NoAnswer(WorkFailed):
@@ -60,6 +60,7 @@ class JobDetails:
     nodes: str
     excluded: str  # ExcNodeList, as SLURM abbreviates it
     restarts: int
+    partition: str = ""
 
 
 def is_here() -> bool:
@@ -121,6 +122,11 @@ def hosts_in_state(hosts: Sequence[str], states: Sequence[str]) -> list[str]:
     return [each[1] for each in found if each and set(re.findall(r"[A-Z_]+", each[2])) & set(states)]
 
 
+def hosts_of(partition: str) -> list[str]:
+    """All hosts of a partition, or of several, with commas between; also those that are down. Raises NoAnswer."""
+    return sorted(set(_ask("sinfo", "--noheader", "--Node", f"--partition={partition}", "--format=%N").split()))
+
+
 def parse_addresses(text: str) -> dict[str, str]:
     """Of what `scontrol show node -o` prints."""
     found = (re.match(r"NodeName=(\S+) .*?\bNodeAddr=(\S+)", line) for line in text.splitlines())
@@ -163,6 +169,7 @@ def parse_details(text: str) -> JobDetails | None:
         value("NodeList"),
         value("ExcNodeList"),
         int(restarts) if restarts.isdecimal() else 0,
+        value("Partition"),
     )
 
 

@@ -87,7 +87,7 @@ class Status:
     @property
     def exit_code(self) -> int:
         """For cron: 0 finished or going on, 1 needs a human, 3 stopped, and nothing is queued."""
-        if self.state == "queued" and self.jobs and all(job.reason in _NEVER for job in self.jobs):
+        if self.state == "queued" and self.jobs and self.jobs[0].reason in _NEVER:  # the others wait for it
             return 1
         return _EXIT_CODES[self.state]
 

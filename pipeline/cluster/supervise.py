@@ -78,11 +78,22 @@ class Supervisor:
                 if gone := chain.cancel_successors(self.run.path, but=self.here.job):
                     self.say(f"cancelled {len(gone)} jobs of the chain that are not needed")
             elif hosts := self.blame.hosts_to_exclude():
-                chain.exclude([job.id for job in chain.jobs(self.run.path) if job.is_waiting], hosts)
+                waiting = [job.id for job in chain.jobs(self.run.path) if job.is_waiting]
+                left = chain.hosts_left(waiting[0], hosts) if waiting else None
+                if left is not None and left < self.job.nodes:  # it would wait for ever
+                    return self.end(Next("end the chain", 1, self._too_few(left, hosts)))
+                chain.exclude(waiting, hosts)
                 self.say(f"the next jobs do without {', '.join(hosts)}: see {self.blame.path}")
         except queue.NoAnswer as error:
             self.say(f"{error}: the chain stays as it is")
         return following.exit_code
+
+    def _too_few(self, left: int, hosts: Sequence[str]) -> str:
+        have = "1 host is" if left == 1 else f"{left} hosts are"
+        return (
+            f"{', '.join(hosts)} failed twice, without which {have} left in the partition for a run of "
+            f"{self.job.nodes}: mend, remove the host's lines from {self.blame.path}, and submit again"
+        )
 
     # -- one attempt -------------------------------------------------------------------------------------------
 

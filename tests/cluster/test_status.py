@@ -78,12 +78,14 @@ def test_queued_and_why_it_waits(run: Run, slurm: Fake) -> None:
     assert "others come first; may start 29 Nov 18:06" in text and "waits for the job before it" in text
 
 
-@pytest.mark.parametrize("reason", ["DependencyNeverSatisfied", "JobHeldUser"])
+@pytest.mark.parametrize("reason", ["DependencyNeverSatisfied", "JobHeldUser", "BadConstraints"])
 def test_queued_for_ever_needs_a_human(run: Run, slurm: Fake, reason: str) -> None:
     run.submitted(7, 8)
     slurm.queue(run.line(7, "PENDING", reason))
     assert (run.status.state, run.status.exit_code) == ("queued", 1)
     slurm.queue(run.line(7, "PENDING", reason), run.line(8, "PENDING", "Dependency"))
+    assert run.status.exit_code == 1, "the second one waits for it"
+    slurm.queue(run.line(7, "PENDING", "Resources"), run.line(8, "PENDING", reason))
     assert run.status.exit_code == 0
 
 

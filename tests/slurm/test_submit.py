@@ -125,6 +125,7 @@ def test_hosts_are_kept_from_what_waits_beside_those_the_user_named(cluster, her
     chain.exclude([waiting], ["node1", "--help", "node1"])
     details = queue.details(waiting)
     assert details is not None and sorted(queue.hostnames(details.excluded)) == ["node1", "node2"]
+    assert chain.hosts_left(waiting, ["node2"]) == len(cluster.nodes) - 2 and chain.hosts_left(10**6, []) is None
     assert [job.id for job in chain.jobs(tmp_path)] == [waiting]
     assert chain.jobs(tmp_path)[0].reason == "JobHeldUser"
     assert chain.cancel_successors(tmp_path, but=waiting) == []
