@@ -2,7 +2,6 @@
 
 import errno
 import os
-import socket
 import sys
 import traceback
 from functools import partial
@@ -13,7 +12,7 @@ from pipeline.data import nursery
 from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
 from pipeline.dataset.names import one_line
 from pipeline.dataset.processes import die_with
-from pipeline.launch.environment import ATTEMPT, PARENT_PID, RENDEZVOUS, RankEnvironment, attempt_told
+from pipeline.launch.environment import ATTEMPT, PARENT_PID, RENDEZVOUS, RankEnvironment, attempt_told, host_name
 from pipeline.launch.preflight import Prepared, prepare
 from pipeline.run.beat import Heart
 from pipeline.run.stacks import dump_on_request
@@ -49,7 +48,7 @@ def run_rank(
     except (UsageError, WorkFailed) as error:
         if environment.rank == 0:
             raise
-        raise type(error)(f"rank {environment.rank} on {socket.gethostname()}: {error}") from None
+        raise type(error)(f"rank {environment.rank} on {host_name()}: {error}") from None
 
     stop.while_starting(partial(_leave_while_starting, prepared, environment, attempt))
     if environment.rank == 0:
@@ -98,7 +97,7 @@ def _begin_attempt(prepared: Prepared, environment: RankEnvironment) -> int | No
         return None
     run.own()
     run.own_as_rank_0()
-    run.sign(socket.gethostname())
+    run.sign(host_name())
     judge_earlier_attempts(map(run.attempt, run.attempts()))
     return run.new_attempt()
 
@@ -129,12 +128,12 @@ def _of_a_full_disk(error: BaseException, environment: RankEnvironment) -> WorkF
     if not isinstance(error, OSError) or error.errno not in _NOT_WRITABLE:
         return None
     where = f" to {error.filename}" if error.filename else ""  # the run's folder, or shared memory
-    return WorkFailed(f"rank {environment.rank} on {socket.gethostname()}: cannot write{where} ({error.strerror})")
+    return WorkFailed(f"rank {environment.rank} on {host_name()}: cannot write{where} ({error.strerror})")
 
 
 def _verdict_of(error: BaseException, environment: RankEnvironment, phase: Phase, trainer: "Trainer | None") -> Verdict:
     step = trainer.progress.step if trainer else None
-    where = (environment.rank, socket.gethostname(), phase, step)
+    where = (environment.rank, host_name(), phase, step)
     match error:
         case StoppedResumable():
             return Verdict(error.cause, None, None, error.phase, step, True, str(error))
@@ -187,7 +186,7 @@ def _leave(error: BaseException, environment: RankEnvironment, log: Path | None,
     if not isinstance(error, StoppedResumable | UsageError | WorkFailed):
         _keep_trace(error, log)
     if environment.rank != 0 or PARENT_PID not in os.environ or not written:  # else our launcher says it, once
-        who = "" if environment.rank == 0 else f"rank {environment.rank} on {socket.gethostname()}: "
+        who = "" if environment.rank == 0 else f"rank {environment.rank} on {host_name()}: "
         print(f"vitstream: {one_line(f'{who}{error}')}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -3,6 +3,7 @@
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -55,6 +56,7 @@ class Watch:
                 if now - failed_at > _GRACE_S:
                     return None
             elif late := self._lookout.look():
+                late = replace(late, host=late.host or self._host_of(late.rank))  # it never said a word
                 stacks = lambda: step.signal(signal.SIGUSR2)  # noqa: E731
                 return record_hang(self._attempt, late, self._lookout.beats, _kernel_state, stacks)
             time.sleep(_SLEEP_S)
@@ -77,6 +79,9 @@ class Watch:
             log=str(self._attempt),
         )
         return judge(evidence, self._job.lead_s)
+
+    def _host_of(self, rank: int) -> str:
+        return self._here.hosts[rank // self._job.tasks_per_node]
 
     def _silent_hosts(self, words: Words) -> list[str]:
         """Hosts of ranks of whose end nobody has told, though others have failed, and that do not answer either."""

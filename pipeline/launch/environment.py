@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,11 @@ def attempt_told() -> Path | None:
     """The folder of the attempt that this rank belongs to, where our launcher says it; it is known before all else."""
     told = os.environ.get(RENDEZVOUS)
     return Path(told).parent if told and ATTEMPT in os.environ else None
+
+
+def host_name() -> str:
+    """This machine, by SLURM's name where it started us: only that one can be excluded. Others add a domain, say."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,8 @@ class Late:
     """The rank that the others wait for."""
 
     rank: int
-    host: str | None  # None where it has never said a word, as the next
-    pid: int | None
+    host: str | None  # None where it has never said a word, and nobody else knows
+    pid: int | None  # None of a rank that has never said a word
     phase: Phase
     step: int | None  # optimizer steps done
     for_s: float  # without a sign of life where it is silent, else in its phase

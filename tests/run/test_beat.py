@@ -121,3 +121,24 @@ def test_a_folder_with_other_things_in_it(tmp_path: Path) -> None:
     beat_file(tmp_path, 2).mkdir()
     assert list(read_beats(tmp_path)) == [1]
     assert last_word(read_beats(tmp_path), 0) == ("setup", None)
+
+
+def test_many_ranks_are_read_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand, at 10 ms for each: after 5 s without a look the watchdog takes it for a standstill."""
+    beat = Beat(0, "n", 1, "step", 3, 4, 0.0, 0.0, False, False, {})
+    beat_file(tmp_path, 0).parent.mkdir()
+    for rank in range(1000):
+        beat_file(tmp_path, rank).write_bytes(replace(beat, rank=rank).line())
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: time.sleep(0.01) or read(path))
+    began = time.monotonic()
+    assert sorted(read_beats(tmp_path)) == list(range(1000))
+    assert time.monotonic() - began < 4
+
+
+def test_a_host_has_the_name_by_which_slurm_knows_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SLURMD_NODENAME", "node7")
+    heart = Heart(0)
+    heart.start(tmp_path)
+    heart.close()
+    assert read_beats(tmp_path)[0].host == "node7"
