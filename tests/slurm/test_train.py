@@ -24,15 +24,8 @@ QUIET = ("--output=/dev/null", "--wrap")
 SECRET = "hunter2-0123456789abcdef"
 
 
-@pytest.fixture
-def tell(capsys):
-    """Prints how long it took to go on, whatever pytest does with output."""
-
-    def say(what: str, seconds: float) -> None:
-        with capsys.disabled():
-            print(f"\n{what}: the first new step after {seconds:.1f} s", end="", flush=True)
-
-    return say
+def went_on(after: str, seconds: float) -> str:
+    return f"after {after}: the first new step came {seconds:.1f} s later"
 
 
 def test_it_goes_on_after_a_warning_a_killed_rank_and_a_stopped_one(cluster, images, undisturbed_runs, tmp_path, tell):
@@ -41,12 +34,12 @@ def test_it_goes_on_after_a_warning_a_killed_rank_and_a_stopped_one(cluster, ima
         run.submit(PLANTED_KEY=SECRET)
         first = run.jobs()[0]
         run.until_steps(8, attempt=0)
-        tell("scancel -b -s USR1", run.hurt(run.warn, attempt=0))
+        tell(went_on("scancel -b -s USR1", run.hurt(run.warn, attempt=0)))
         assert run.running() != first
         run.until_steps(8, attempt=1)
-        tell("a killed rank", run.hurt(lambda: run.kill_rank(3), attempt=1))
+        tell(went_on("a killed rank", run.hurt(lambda: run.kill_rank(3), attempt=1)))
         run.until_steps(8, attempt=2)
-        tell("a stopped rank", run.hurt(lambda: run.kill_rank(2, signal.SIGSTOP), attempt=2))
+        tell(went_on("a stopped rank", run.hurt(lambda: run.kill_rank(2, signal.SIGSTOP), attempt=2)))
         states = run.until_over()
     assert_same_as(run, undisturbed_runs(4))
     assert states == ["FAILED", "FAILED", "COMPLETED", "CANCELLED"]
@@ -70,14 +63,14 @@ def test_it_goes_on_when_preempted_and_when_a_node_dies(cluster, images, undistu
     def preempt() -> None:
         cluster.run("sbatch", "--partition=high", "--nodes=3", "--exclusive", *QUIET, "sleep 1")
 
-    tell("preempted", run.hurt(preempt, attempt=0))
+    tell(went_on("preempted", run.hurt(preempt, attempt=0)))
     run.until_steps(8, attempt=1)
 
     def cut() -> None:
         cluster.kill_node("node2", told=False)
         cluster.wait_for_death("node2")
 
-    tell("a dead node, once SLURM knows it", run.hurt(cut, attempt=1))
+    tell(went_on("a dead node, once SLURM knows it", run.hurt(cut, attempt=1)))
     cluster.start_node("node2")
     run.until_over()
     assert_same_as(run, undisturbed_runs(2))
@@ -95,7 +88,7 @@ def test_it_goes_on_after_the_time_limit(cluster, images, undisturbed_runs, tmp_
         cluster.run("scontrol", "update", f"JobId={run.running()}", "TimeLimit=2")
         run.until_verdict(0)
         served.flow()
-        tell("the time limit, once it has stopped", run.hurt(lambda: None, attempt=0))
+        tell(went_on("the time limit, once it has stopped", run.hurt(lambda: None, attempt=0)))
         run.until_over()
     verdict = run.verdict(0)
     assert verdict["cause"] == "time limit" and verdict["resumable"], verdict

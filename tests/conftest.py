@@ -1,0 +1,22 @@
+"""What tests have measured is said at the end, whichever worker ran them."""
+
+from collections.abc import Callable
+
+import pytest
+
+_SEEN = "seen"
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Says a line at the end of everything: a figure that was seen, say."""
+    return lambda line: record_property(_SEEN, line)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = terminalreporter.getreports("passed")
+    lines = [line for report in reports for name, line in report.user_properties if name == _SEEN]
+    if lines:
+        terminalreporter.write_sep("=", "seen")
+        for line in lines:
+            terminalreporter.write_line(line)
