@@ -26,7 +26,7 @@ from pipeline.launch.environment import (
 )
 from pipeline.launch.lookout import Lookout
 from pipeline.launch.preflight import Prepared
-from pipeline.run.beat import Beat, last_word
+from pipeline.run.beat import Beat, last_word, left_without_a_word
 from pipeline.run.hang import record_hang, verdict_on_a_kill
 from pipeline.run.stacks import kernel_state
 from pipeline.run.verdict import Verdict, judge_earlier_attempts, read_verdict
@@ -66,14 +66,15 @@ def launch(prepared: Prepared, processes: int, from_scratch: bool, accept_change
     outcome = _wait(ranks, lookout, partial(_hang, attempt, lookout, ranks))
     for signum in STOP_SIGNALS:  # while this process ends, the interpreter would let a late one kill it
         signal.signal(signum, signal.SIG_IGN)
-    ours = None
+    ours, overrules = None, False
     if isinstance(outcome, Verdict):
-        ours = outcome
+        ours, overrules = outcome, True
     elif outcome is not None:
-        ours = _verdict_on(attempt, outcome, ranks[outcome].returncode, lookout.last_beats())
+        code, beats = ranks[outcome].returncode, lookout.last_beats()
+        ours, overrules = _verdict_on(attempt, outcome, code, beats), _is_wordless(code, beats.get(outcome))
     elif asked or any(process.returncode == StoppedResumable.exit_code for process in ranks):
         ours = _stopped(signal.Signals(asked[0]).name if asked else "a signal to one of its ranks")
-    _conclude(attempt, _settled(attempt, ours))
+    _conclude(attempt, _settled(attempt, ours, overrules))
 
 
 def _begin(prepared: Prepared) -> Path:
@@ -132,12 +133,12 @@ def _wait(ranks: list[subprocess.Popen], lookout: Lookout, hang: Callable[[Late]
 
     Returns the rank that failed, or the verdict on a hang, if any.
 
-    A rank that was killed takes the others down through their collectives, so it is named before them.
+    A rank that ended without a word takes the others down through their collectives, so it is named before them.
     """
 
     def failures() -> list[int]:
         ended_badly = [i for i, process in enumerate(ranks) if process.poll() not in (None, 0, 3)]
-        return sorted(ended_badly, key=lambda i: ranks[i].returncode >= 0)
+        return sorted(ended_badly, key=lambda i: not _is_wordless(ranks[i].returncode, lookout.last_beats().get(i)))
 
     stopped_at = 0.0
     while any(process.poll() is None for process in ranks):
@@ -164,6 +165,7 @@ def _wait(ranks: list[subprocess.Popen], lookout: Lookout, hang: Callable[[Late]
 def _kill(ranks: list[subprocess.Popen]) -> None:
     for process in ranks:
         process.kill()
+    for process in ranks:
         process.wait()
 
 
@@ -176,6 +178,11 @@ def _hang(attempt: Path, lookout: Lookout, ranks: list[subprocess.Popen], late: 
 
     late = replace(late, host=late.host or socket.gethostname())
     return record_hang(attempt, late, lookout.beats, lambda beat: kernel_state(beat.pid), ask_for_stacks)
+
+
+def _is_wordless(returncode: int, beat: Beat | None) -> bool:
+    """Whether the rank could not say why it ended: what the others say are symptoms."""
+    return returncode < 0 or left_without_a_word(returncode, beat)
 
 
 def _verdict_on(attempt: Path, rank: int, returncode: int, beats: Mapping[int, Beat]) -> Verdict:
@@ -193,12 +200,12 @@ def _stopped(by: str) -> Verdict:
     return Verdict("signal", None, None, "setup", None, True, message)
 
 
-def _settled(attempt: Path, ours: Verdict | None) -> Verdict | None:
-    """The verdict that counts: a rank's, or ours where none spoke, or where they speak of a kill's symptoms."""
+def _settled(attempt: Path, ours: Verdict | None, overrules: bool) -> Verdict | None:
+    """The verdict that counts: a rank's, or ours where none spoke, or where they speak of symptoms (`overrules`)."""
     spoken = read_verdict(attempt)
     if spoken is not None and (spoken.cause == "finished" or spoken.is_of_a_stop):
         return spoken  # all was done and saved; what broke was the taking down
-    if ours is None or (spoken is not None and ours.cause != "killed"):
+    if ours is None or (spoken is not None and not overrules):
         return spoken
     try:
         ours.write(attempt, overrule=spoken is not None)

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, get_args
 
+from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
 from pipeline.launch.environment import host_name
 from pipeline.run.verdict import Phase
 
@@ -87,6 +88,16 @@ def last_word(beats: Mapping[int, Beat], rank: int) -> tuple[Phase, int | None]:
     """What a rank was doing, and how many steps were done, as far as it has told."""
     beat = beats.get(rank)
     return (beat.phase, beat.step) if beat else ("setup", None)
+
+
+def left_without_a_word(exit_code: int, beat: Beat | None) -> bool:
+    """Whether a rank that ended with this code did so behind its own back: in a library, say, that calls exit().
+
+    One that ends itself has said why before, in its verdict or on stderr, and its heart has ended.
+    """
+    if exit_code in (UsageError.exit_code, StoppedResumable.exit_code):  # while it was starting, perhaps
+        return False
+    return exit_code > WorkFailed.exit_code or (beat is not None and not beat.ended)
 
 
 def _files(folder: Path) -> list[Path]:

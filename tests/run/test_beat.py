@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.run.beat import Beat, Heart, beat_file, last_word, read_beats
+from pipeline.run.beat import Beat, Heart, beat_file, last_word, left_without_a_word, read_beats
 
 pytestmark = pytest.mark.fast
 
@@ -142,3 +142,14 @@ def test_a_host_has_the_name_by_which_slurm_knows_it(monkeypatch: pytest.MonkeyP
     heart.start(tmp_path)
     heart.close()
     assert read_beats(tmp_path)[0].host == "node7"
+
+
+def test_who_left_without_a_word(tmp_path: Path) -> None:
+    heart = Heart(0)
+    heart.start(tmp_path)
+    alive = read_beats(tmp_path)[0]
+    heart.close()
+    ended = read_beats(tmp_path)[0]
+    assert [left_without_a_word(code, alive) for code in (1, 2, 3, 7)] == [True, False, False, True]
+    assert [left_without_a_word(code, ended) for code in (1, 2, 3, 7)] == [False, False, False, True]
+    assert not left_without_a_word(1, None), "it was refused before it had a heart"
