@@ -14,6 +14,7 @@ from tests.soak import (
     stream_cycles,
     stream_faults,
     stream_kills,
+    verdicts,
 )
 
 
@@ -78,3 +79,21 @@ def test_damaged_checkpoints_are_found_and_the_one_before_is_taken(tmp_path):
 def test_runs_that_are_killed_while_they_save_or_load_end_in_the_same_weights(tmp_path):
     trial = {"seed": 111, "world": 2, "zero": "zero3", "kills": 10}
     assert checkpoint_kills.run(trial, tmp_path)["faults"] == 10
+
+
+SAMPLE = (
+    "exit 7, step",
+    "signal SIGBUS, data",
+    "fail RuntimeError, save",
+    "allocate tensors, setup",
+    "signal SIGSTOP, step",
+    "sleep 600, evaluate",
+    "disk_full, save",
+    "paused_rank, step",
+)
+
+
+@pytest.mark.parametrize("fault", SAMPLE)
+def test_the_verdict_names_what_was_done(fault, tmp_path):
+    """tests/slurm/test_train.py has those that take a cluster."""
+    assert verdicts.run({"seed": 112, "fault": fault, "rank": 1}, tmp_path)["faults"] == 1

@@ -15,12 +15,14 @@ from tests.soak import (
     checkpoint_kills,
     checkpoint_matrix,
     checkpoint_mutations,
+    ports,
     prep_kills,
     prep_sources,
     stop_signals,
     stream_cycles,
     stream_faults,
     stream_kills,
+    verdicts,
 )
 from tests.soak.matrix import Matrix
 
@@ -34,6 +36,8 @@ MATRICES = (
     checkpoint_matrix.MATRIX,
     stop_signals.MATRIX,
     checkpoint_mutations.MATRIX,
+    verdicts.MATRIX,
+    ports.MATRIX,
 )
 REPORT = CHECKOUT / "docs/faults.md"
 

@@ -15,6 +15,8 @@ import sys
 import time
 from pathlib import Path
 
+_MOMENT_S = 0.5  # in a phase, so that the rank has told of it: it does so five times a second at most
+
 
 class Fault:
     """What is to happen, once."""
@@ -28,6 +30,7 @@ class Fault:
         if not self.done and phase == self.phase and step >= self.step:
             self.done = True
             name, _, argument = self.what.partition(" ")
+            time.sleep(_MOMENT_S)
             getattr(self, name)(argument)
 
     def exit(self, code: str) -> None:
