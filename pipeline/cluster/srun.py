@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final
 
@@ -72,7 +73,8 @@ class Srun:
         for line in stderr:
             text = line.decode(errors="replace").rstrip()
             self.words.hear(text)
-            print(text, file=sys.stderr, flush=True)  # into the job's log
+            with suppress(OSError):  # a full disk must not make srun wait for somebody to listen
+                print(text, file=sys.stderr, flush=True)  # into the job's log
 
     def ended(self) -> bool:
         """Whether all ranks have, and all that srun said of them is heard."""

@@ -5,9 +5,11 @@
 Torch-free. slurm/train.sbatch ends in it. Exit codes: 0 finished, 1 failed, 2 wrong input, 3 stopped but resumable.
 """
 
+import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
@@ -193,7 +195,8 @@ class Supervisor:
                 self.say(f"{self.submission.ended}: cannot be written ({error.strerror})")
 
     def say(self, line: str) -> None:
-        print(f"{time.strftime('%H:%M:%S')} job {self.here.job}: {one_line(line)}", flush=True)
+        with suppress(OSError):  # a full disk: what is to be done is done all the same
+            print(f"{time.strftime('%H:%M:%S')} job {self.here.job}: {one_line(line)}", flush=True)
 
 
 def _refused(error: UsageError | WorkFailed, host: str) -> Verdict:
@@ -211,7 +214,8 @@ def main() -> int:
         job = job_by_hand(path) if by_hand else read_job(path)
         supervisor = Supervisor(job, None if by_hand else Submission(path.parent), Allocation.ours())
     except (UsageError, WorkFailed) as error:
-        print(f"vitstream: {one_line(str(error))}", file=sys.stderr)
+        with suppress(OSError):
+            print(f"vitstream: {one_line(str(error))}", file=sys.stderr, flush=True)
         return error.exit_code
     try:
         return supervisor.work()
@@ -223,4 +227,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    with suppress(OSError):
+        sys.stdout.flush()
+    os._exit(code)  # the exit code is ours also where a log could not be written
