@@ -42,7 +42,8 @@ def read_tree(path: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
 
 
 def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    if path.resolve() in seen:
+    real = Path(os.path.realpath(path))  # unlike `resolve`, takes a link to itself
+    if real in seen:
         raise UsageError(f"{path}: extends itself, through {' -> '.join(map(str, seen))}")
     try:
         tree = yaml.safe_load(path.read_text())
@@ -57,7 +58,7 @@ def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     base = tree.pop("extends", None)
     if base is None:
         return tree
-    return _merge(_read_tree(_find_base(path, str(base)), (*seen, path.resolve())), tree)
+    return _merge(_read_tree(_find_base(path, str(base)), (*seen, real)), tree)
 
 
 def _find_base(path: Path, base: str) -> Path:

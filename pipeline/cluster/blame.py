@@ -79,9 +79,11 @@ class BlameLedger:
         found = []
         for line in lines:
             try:
-                found.append(Blame(**json.loads(line)))
+                entry = Blame(**json.loads(line))
             except (ValueError, TypeError):
                 continue
+            if isinstance(entry.host, str):
+                found.append(entry)
         return found
 
     def hosts_to_exclude(self) -> list[str]:

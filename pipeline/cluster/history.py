@@ -36,7 +36,8 @@ class AttemptFacts:
         """None for an attempt on one machine, or one of which nothing can be read."""
         try:
             facts = cls(**json.loads((attempt / _NAME).read_bytes()))
-            return cls(**asdict(facts) | {"hosts": tuple(facts.hosts)})
+            sound = isinstance(facts.job, int | None) and all(isinstance(host, str) for host in facts.hosts)
+            return cls(**asdict(facts) | {"hosts": tuple(facts.hosts)}) if sound else None
         except (OSError, ValueError, TypeError):
             return None
 

@@ -133,7 +133,8 @@ def status_of(run: RunDirectory) -> Status:
 
 def _jobs(run: RunDirectory) -> tuple[list[queue.Job], list[str]]:
     """The run's jobs that SLURM knows; and a note where it was not to be asked."""
-    by_hand = [facts["job"] for facts in map(_attempt_facts, map(run.attempt, run.attempts()[-1:])) if facts.get("job")]
+    facts = map(_attempt_facts, map(run.attempt, run.attempts()[-1:]))
+    by_hand = [each["job"] for each in facts if isinstance(each.get("job"), int)]
     if not submissions(run.path) and not by_hand:
         return [], []
     try:

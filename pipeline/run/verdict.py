@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pipeline.dataset.files import write_json
 
@@ -75,9 +75,11 @@ class Verdict:
 def read_verdict(attempt: Path) -> Verdict | None:
     """The attempt's verdict, or None where nobody lived to write one that can be read."""
     try:
-        return Verdict(**json.loads((attempt / "verdict.json").read_bytes()))
+        found = Verdict(**json.loads((attempt / "verdict.json").read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
+    sound = found.cause in get_args(Cause) and isinstance(found.message, str)
+    return found if sound else None
 
 
 def judge_earlier_attempts(attempts: Iterable[Path]) -> None:

@@ -1,5 +1,8 @@
 """What became of a submission's attempts: whose they are, how they ended, and whether they came further."""
 
+import json
+from dataclasses import asdict
+
 import pytest
 
 from pipeline.cluster.history import AttemptFacts, has_begun_anew, history
@@ -29,8 +32,14 @@ def test_facts_come_back(run):
     FACTS.write(path)
     assert AttemptFacts.read(path) == FACTS
     assert [FACTS.host_of(rank) for rank in (0, 3, 4, 7, 8)] == ["node1", "node1", "node2", "node2", None]
-    (path / "attempt.json").write_text('{"job": 7}')
-    assert AttemptFacts.read(path) is None
+    for damaged in (
+        '{"job": 7}',
+        "[]",
+        json.dumps(asdict(FACTS) | {"job": [7]}),
+        json.dumps(asdict(FACTS) | {"hosts": [5]}),
+    ):
+        (path / "attempt.json").write_text(damaged)
+        assert AttemptFacts.read(path) is None
 
 
 def test_progress_is_a_checkpoint_that_was_not_there_before(run):

@@ -19,6 +19,15 @@ def verdict(rank: int) -> Verdict:
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize("changed", [{"cause": "bad luck"}, {"cause": 5}, {"message": None}, {"cause": []}])
+def test_what_is_no_verdict_is_none(tmp_path: Path, changed: dict) -> None:
+    verdict(1).write(tmp_path)
+    path = tmp_path / "verdict.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    assert read_verdict(tmp_path) is None
+
+
+@pytest.mark.fast
 def test_the_first_writer_wins(tmp_path: Path) -> None:
     assert read_verdict(tmp_path) is None
     assert verdict(1).write(tmp_path) is True
