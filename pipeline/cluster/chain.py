@@ -113,20 +113,21 @@ def jobs(run: Path) -> list[queue.Job]:
     return [ours[number] for number in sorted(ours)]
 
 
-def cancel_successors(run: Path, but: int | None = None) -> list[int]:
-    """Cancels all jobs of a run that wait, but one; nothing stays queued, and none that runs is touched.
+def cancel_successors(run: Path, but: int | None = None, started: bool = False) -> list[int]:
+    """Cancels all jobs of a run that wait, but one; nothing stays queued. Returns their ids.
 
-    Returns their ids. Where SLURM does not say which are there, all that were recorded last are cancelled.
+    With `started`, also those that run: who has the run knows that they wait for it, as the next job does that starts
+    while one that was cancelled still saves. Where SLURM does not say which are there, all that were recorded last are.
 
     Raises:
         queue.NoAnswer: it does not answer at all.
     """
     try:
-        found = [job.id for job in jobs(run) if job.is_waiting]
+        found = [job.id for job in jobs(run) if job.is_waiting or (started and job.is_running)]
     except queue.NoAnswer:
         found = [job for submission in submissions(run)[-1:] for job in submission.jobs()]
     found = [job for job in found if job != but]
-    queue.cancel(found, state="PENDING")
+    queue.cancel(found, state=None if started else "PENDING")
     return found
 
 

@@ -23,7 +23,8 @@ from pipeline.cluster.job import JobFile, Submission, read_job
 from pipeline.cluster.judge import judge_silent
 from pipeline.cluster.policy import Ended, Next, Policy
 from pipeline.cluster.srun import Srun, command, environment, silent_hosts
-from pipeline.cluster.watch import Watch
+from pipeline.cluster.watch import LogTail, Watch
+from pipeline.cluster.words import heard
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import write_json, write_private
 from pipeline.dataset.names import one_line
@@ -50,6 +51,8 @@ class Supervisor:
         self.blame = BlameLedger.of(self.run.path)
         self.policy = Policy(job.attempts, job.without_progress)
         self.ending = Ending(here, job.lead_s)
+        self.log = LogTail()
+        self.owns = False  # the run
         self.restarts = 0
 
     def work(self) -> int:
@@ -57,6 +60,7 @@ class Supervisor:
         self.ending.listen()
         self.run.create()
         self.run.own(_OWNER_PATIENCE_S)
+        self.owns = True
         self.run.sign(self.here.hosts[0])
         self._judge_earlier()
         while True:
@@ -66,8 +70,14 @@ class Supervisor:
                 return self.end(following)
             self._wait_for_slurm_to_answer()
             if self.ending.asked:
-                return self.end(Next("hand over", 3, "asked to stop before an attempt began"))
+                return self.end(self._asked_between_attempts())
             self._attempt()
+
+    def _asked_between_attempts(self) -> Next:
+        """No ranks are there, whose verdict would say by whom."""
+        if "" in heard(self.log.lines()).cancelled:  # by somebody's scancel
+            return Next("end the chain", 3, "cancelled before an attempt began")
+        return Next("hand over", 3, "asked to stop before an attempt began")
 
     def end(self, following: Next) -> int:
         """Leaves the chain as it is to go on, or ends it. Returns the exit code."""
@@ -77,7 +87,7 @@ class Supervisor:
             return following.exit_code
         try:
             if following.action == "end the chain":
-                if gone := chain.cancel_successors(self.run.path, but=self.here.job):
+                if gone := chain.cancel_successors(self.run.path, self.here.job, started=self.owns):
                     self.say(f"cancelled {len(gone)} jobs of the chain that are not needed")
             elif hosts := self.blame.hosts_to_exclude():
                 waiting = [job.id for job in chain.jobs(self.run.path) if job.is_waiting]

@@ -31,7 +31,7 @@ class Watch:
     def __init__(self, job: JobFile, here: Allocation, ending: Ending, attempt: Path, lookout: Lookout) -> None:
         self._job, self._here, self._ending = job, here, ending
         self._attempt, self._lookout = attempt, lookout
-        self._log = _LogTail()
+        self._log = LogTail()
 
     def over(self, step: Srun) -> Verdict:
         """Until all ranks have ended. Returns why they did."""
@@ -117,7 +117,7 @@ def _last_words(log: Path) -> str | None:
     return next((line.removeprefix("vitstream: ") for line in reversed(lines) if line.startswith("vitstream: ")), None)
 
 
-class _LogTail:
+class LogTail:
     """What comes into the job's log from now on: slurmstepd writes there, too, why a job is cancelled."""
 
     def __init__(self) -> None:

@@ -83,3 +83,6 @@ def test_only_what_waits_is_cancelled_as_not_needed(slurm, tmp_path: Path) -> No
     slurm.queue(f"7|RUNNING|{rest}", f"8|PENDING|{rest}", f"9|PENDING|{rest}", f"6|COMPLETED|{rest}")
     assert cancel_successors(tmp_path, but=9) == [8]
     assert slurm.calls("scancel") == [["--quiet", "--state=PENDING", "8"]]
+    slurm.forget()
+    assert cancel_successors(tmp_path, but=9, started=True) == [7, 8]
+    assert slurm.calls("scancel") == [["--quiet", "7", "8"]]
