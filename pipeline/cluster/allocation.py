@@ -18,6 +18,7 @@ from pipeline.config import load_config
 from pipeline.dataset.errors import UsageError
 
 _TRIES, _PAUSE_S = 5, 5.0
+_COMPLETING_S = 60.0  # KillWait, which is 30 s by default, and the clearing up
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,14 @@ class Allocation:
 
 
 def state_of(job: int) -> str | None:
-    """What SLURM calls the end of an earlier job; None where it no longer knows."""
+    """What SLURM calls the end of an earlier job; None where it no longer knows.
+
+    One that was cancelled may still save while the next has started: its end is waited for, if not for ever.
+    """
+    until = time.monotonic() + _COMPLETING_S
     with suppress(queue.NoAnswer):
-        known = queue.details(job)
+        while (known := queue.details(job)) and known.state.base == "COMPLETING" and time.monotonic() < until:
+            time.sleep(1.0)
         return known.state.base if known else None
     return None
 
