@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from pipeline.dataset.files import read_regular
 from pipeline.run.verdict import Cause, Phase, Verdict
 
 OF_A_HOST: Final = ("node lost", "hang", "killed")
@@ -73,7 +74,7 @@ class BlameLedger:
     def read(self) -> list[Blame]:
         """In the order of writing. A line that cannot be read is passed over: a torn last one, say."""
         try:
-            lines = self.path.read_bytes().splitlines()
+            lines = read_regular(self.path).splitlines()
         except OSError:
             return []
         found = []

@@ -7,7 +7,7 @@ from typing import Final
 
 from pipeline.cluster.policy import Ended
 from pipeline.dataset.errors import UsageError
-from pipeline.dataset.files import write_json
+from pipeline.dataset.files import read_regular, write_json
 from pipeline.run.directory import RunDirectory
 from pipeline.run.published_file import PublishedFile
 from pipeline.run.verdict import read_verdict
@@ -35,7 +35,7 @@ class AttemptFacts:
     def read(cls, attempt: Path) -> "AttemptFacts | None":
         """None for an attempt on one machine, or one of which nothing can be read."""
         try:
-            facts = cls(**json.loads((attempt / _NAME).read_bytes()))
+            facts = cls(**json.loads(read_regular(attempt / _NAME)))
             sound = isinstance(facts.job, int | None) and all(isinstance(host, str) for host in facts.hosts)
             return cls(**asdict(facts) | {"hosts": tuple(facts.hosts)}) if sound else None
         except (OSError, ValueError, TypeError):

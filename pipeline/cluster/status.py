@@ -19,6 +19,7 @@ from pipeline.cluster.blame import BlameLedger
 from pipeline.cluster.job import submissions
 from pipeline.config import load_config
 from pipeline.dataset.errors import UsageError
+from pipeline.dataset.files import read_regular
 from pipeline.run.beat import Beat, read_beats
 from pipeline.run.directory import NO_LOCKS, RunDirectory
 from pipeline.run.measured import measured
@@ -189,7 +190,7 @@ def _last_verdict(run: RunDirectory, attempts: list[int]) -> tuple[int | None, V
 def _attempt_facts(attempt: Path) -> dict[str, Any]:
     """attempt.json of the cluster's supervisor; empty where there is none."""
     with suppress(OSError, ValueError):
-        facts = json.loads((attempt / "attempt.json").read_bytes())
+        facts = json.loads(read_regular(attempt / "attempt.json"))
         if isinstance(facts, dict):
             return facts
     return {}

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 from pipeline.dataset.errors import StoppedResumable, UsageError, WorkFailed
+from pipeline.dataset.files import read_regular
 from pipeline.launch.environment import host_name
 from pipeline.run.verdict import Phase
 
@@ -110,7 +111,7 @@ def _files(folder: Path) -> list[Path]:
 def _read(path: Path) -> Beat | None:
     for attempt in range(_TRIES):
         with suppress(OSError):
-            if beat := Beat.parse(path.read_bytes()):
+            if beat := Beat.parse(read_regular(path)):
                 return beat
         if attempt + 1 < _TRIES:
             time.sleep(_TORN_S)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.dataset.errors import UsageError
-from pipeline.dataset.files import write_json
+from pipeline.dataset.files import read_regular, write_json
 
 _NAME: Final = "published.json"
 
@@ -34,7 +34,7 @@ class PublishedFile:
             OSError: it cannot be read.
         """
         try:
-            return int(json.loads(self.path.read_bytes())["step"])
+            return int(json.loads(read_regular(self.path))["step"])
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError):

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from pipeline.dataset.files import write_json
+from pipeline.dataset.files import read_regular, write_json
 
 Cause = Literal[
     "finished",
@@ -75,7 +75,7 @@ class Verdict:
 def read_verdict(attempt: Path) -> Verdict | None:
     """The attempt's verdict, or None where nobody lived to write one that can be read."""
     try:
-        found = Verdict(**json.loads((attempt / "verdict.json").read_bytes()))
+        found = Verdict(**json.loads(read_regular(attempt / "verdict.json")))
     except (OSError, ValueError, TypeError):
         return None
     sound = found.cause in get_args(Cause) and isinstance(found.message, str)

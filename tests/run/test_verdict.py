@@ -96,3 +96,8 @@ def test_one_that_cannot_be_written_leaves_the_other(tmp_path: Path, monkeypatch
 def test_what_is_a_stop() -> None:
     stops = {cause for cause in get_args(Cause) if replace(verdict(0), cause=cause).is_of_a_stop}
     assert stops == {"signal", "stop file", "time limit", "preempted", "cancelled"}
+
+
+def test_a_pipe_in_its_place_is_no_verdict(tmp_path):
+    os.mkfifo(tmp_path / "verdict.json")
+    assert read_verdict(tmp_path) is None
