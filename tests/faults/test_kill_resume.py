@@ -58,7 +58,7 @@ def kill_at_random(run, nproc: int, chance: random.Random) -> str:
 
 @pytest.mark.parametrize("seed", [2611])
 def test_five_kills_leave_no_trace_at_the_same_world_size(data, tmp_path, seed):
-    long = {"epochs": 40, "evaluate": {"every_steps": 30, "crop": 1.0}}  # too long to end before the fifth kill
+    long = {"epochs": 18, "evaluate": {"every_steps": 30, "crop": 1.0}}  # too long to end before the fifth kill
     whole, run = (write_run(tmp_path / f"{name}.yaml", *data, **long) for name in ("whole", "killed"))
     train(whole, 2)
     undisturbed = steps_of(whole)
