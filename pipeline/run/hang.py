@@ -6,11 +6,12 @@ The same on one machine and on a cluster: how a rank's machine is reached is the
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from pipeline.run.beat import Beat, last_word
-from pipeline.run.stacks import kernel_file
+from pipeline.run.stacks import is_in_a_collective, kernel_file
 from pipeline.run.verdict import Verdict
 from pipeline.run.watchdog import Late
 
@@ -31,11 +32,28 @@ def record_hang(
         ask_for_stacks: sends SIGUSR2 to all ranks.
     """
     recorded = late.rank in beats and _record_kernel_state(attempt, beats[late.rank], look)  # first: as it stood
+    first = late
     ask_for_stacks()
     time.sleep(_DUMP_S)
-    where = f"its kernel state is in {kernel_file(attempt, late.rank)}, " if recorded else ""
+    late = _rather(attempt, late, beats)
+    where = f"its kernel state is in {kernel_file(attempt, late.rank)}, " if recorded and late is first else ""
     message = f"{late}; {where}all ranks' stacks in {attempt / 'stacks'}"
     return Verdict("hang", late.rank, late.host, late.phase, late.step, True, message)
+
+
+def _rather(attempt: Path, late: Late, beats: Mapping[int, Beat]) -> Late:
+    """Who it is after all: of ranks that are all in the same step, one that is in no collective, as the others are.
+
+    From outside, a rank that computes for ever looks like those that wait for it; only its stack says so.
+    """
+    if late.silent or not is_in_a_collective(attempt, late.rank):
+        return late
+    alike = [beat for beat in beats.values() if (beat.phase, beat.step) == (late.phase, late.step) and not beat.ended]
+    busy = [beat for beat in alike if is_in_a_collective(attempt, beat.rank) is False]
+    if not busy:
+        return late
+    beat = min(busy, key=lambda each: each.rank)
+    return replace(late, rank=beat.rank, host=beat.host, pid=beat.pid)
 
 
 def verdict_on_a_kill(rank: int, host: str, signal_name: str, beats: Mapping[int, Beat]) -> Verdict:

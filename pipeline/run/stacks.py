@@ -18,6 +18,8 @@ from pipeline.launch.environment import STACKS_SIGNAL
 
 _MOST_THREADS: Final = 64
 _STATUS: Final = ("Name", "State", "VmRSS", "Threads", "SigPnd", "ShdPnd", "SigBlk")
+_OURS: Final = " in run_rank"  # what every rank's own thread began with
+_COLLECTIVE: Final = ("/torch/distributed/", "/deepspeed/comm/")
 _file: IO | None = None  # for the signal's handler, which knows only its descriptor
 
 
@@ -49,6 +51,16 @@ def dump_on_request(attempt: Path | None, rank: int) -> None:
         signal.signal(STACKS_SIGNAL, signal.SIG_IGN)
     _file = target
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [STACKS_SIGNAL])  # blocked by our launcher until here
+
+
+def is_in_a_collective(attempt: Path, rank: int) -> bool | None:
+    """Whether a rank's last dump has its own thread wait for the other ranks; None where there is no such dump."""
+    try:
+        threads = stacks_file(attempt, rank).read_text(errors="replace").split("\n\n")
+    except OSError:
+        return None
+    ours = next((thread for thread in reversed(threads) if _OURS in thread), None)
+    return None if ours is None else any(place in ours for place in _COLLECTIVE)
 
 
 def kernel_state(pid: int) -> str:

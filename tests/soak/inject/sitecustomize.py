@@ -75,6 +75,7 @@ class Fault:
 
     def hold(self, seconds: str) -> None:
         """Sleeps in C with the interpreter's lock, as a library that hangs does: no other thread of Python's runs."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # one would wake it
         ctypes.PyDLL(None).sleep(int(seconds))
 
 
