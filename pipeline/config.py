@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from pipeline.config_model import Model
 from pipeline.config_slurm import Slurm
 from pipeline.config_tree import Positive, Section, explain, read_tree
 from pipeline.data.places import Place, Places
@@ -27,7 +28,6 @@ from pipeline.dataset.errors import UsageError
 from pipeline.dataset.files import canonical_json
 from pipeline.dataset.location import without_credentials
 from pipeline.dataset.quantities import parse_bytes
-from pipeline.models.variants import Variant, variant
 from pipeline.run.watchdog import Limits
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -59,34 +59,6 @@ class Data(Section):
     cache: Cache | None = None  # for whole shards; without one they are read by ranges
     retry_s: Annotated[float, Field(gt=0, le=86_400)] = 60.0  # for which a read from afar is tried again; then a hole
     max_hole_rate: Fraction = 1e-4  # unreadable samples, as a share of the dataset, above which the run stops
-
-
-class Model(Section):
-    name: str  # vit-{ti,s,b,l,h,g}/PATCH
-    image_size: Positive = 224
-    pooling: Literal["cls", "gap"] = "cls"
-    representation_size: Positive | None = None  # the paper's pre-logits layer (dense + tanh)
-    head_bias: float = 0.0  # -10 for a sigmoid loss over many classes
-    width: Positive | None = None  # these four override the named size
-    depth: Positive | None = None
-    mlp_dim: Positive | None = None
-    heads: Positive | None = None
-    init: Path | None = None  # weights that a fresh run starts from: a Hugging Face folder, or a checkpoint's
-
-    @property
-    def variant(self) -> Variant:
-        """The architecture's numbers. Raises UsageError naming the key at fault."""
-        return variant(self.name, self.width, self.depth, self.mlp_dim, self.heads)
-
-    @model_validator(mode="after")
-    def _fits(self) -> "Model":
-        patch = self.variant.patch
-        if self.image_size % patch:
-            below = max(patch, self.image_size // patch * patch)
-            raise ValueError(
-                f"image_size {self.image_size} is not a multiple of the patch, {patch}: take {below} or {below + patch}"
-            )
-        return self
 
 
 class Optimizer(Section):
@@ -210,6 +182,7 @@ class Loader(Section):
 class Regularization(Section):
     dropout: Fraction = 0.0
     drop_path: Fraction = 0.0  # stochastic depth: rate of the last block, linear in depth
+    patch_dropout: Fraction = 0.0  # share of an image's patches that a step does not see
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0  # of the gradient, over all parameters
 
 
@@ -244,6 +217,17 @@ class Config(Section):
     def _length(self) -> "Config":
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("needs exactly one of epochs and steps")
+        return self
+
+    @model_validator(mode="after")
+    def _noise(self) -> "Config":
+        noise = self.regularization
+        for key in ("dropout", "drop_path", "patch_dropout"):
+            if self.model.foreign is not None and getattr(noise, key):
+                raise ValueError(
+                    f"regularization.{key}: is of our own ViT; of {self.model.name} its config.json says it "
+                    "(drop_path_rate, hidden_dropout_prob, as it has them)"
+                )
         return self
 
     @model_validator(mode="after")

@@ -14,7 +14,9 @@ from torch import nn
 
 from pipeline.config import Config
 from pipeline.launch.template import zero_template
-from pipeline.models.vit import ViT, ViTConfig
+from pipeline.models.architecture import vit_config
+from pipeline.models.foreign import build_foreign
+from pipeline.models.vit import ViT
 from pipeline.optim.groups import parameter_groups
 
 
@@ -49,23 +51,10 @@ def engine_notes(config: Config, accumulation: int) -> list[str]:
     return []
 
 
-def vit_config(config: Config, classes: int) -> ViTConfig:
-    """What a run's model is."""
-    model, regularization = config.model, config.regularization
-    return ViTConfig(
-        variant=model.variant,
-        image_size=model.image_size,
-        classes=classes,
-        pooling=model.pooling,
-        representation_size=model.representation_size,
-        head_bias=model.head_bias,
-        dropout=regularization.dropout,
-        drop_path=regularization.drop_path,
-    )
-
-
-def build_model(config: Config, classes: int) -> ViT:
-    """The model on the CPU in float32, initialised from the run's seed."""
+def build_model(config: Config, classes: int) -> nn.Module:
+    """The model on the CPU in float32, initialised from the run's seed. Raises as `build_foreign`."""
+    if config.model.foreign is not None:
+        return build_foreign(config.model, classes, config.seed)
     return ViT(vit_config(config, classes)).initialise(config.seed)
 
 

@@ -69,8 +69,9 @@ def model_dtype(config: Config) -> torch.dtype:
 
 
 def seed_dropout(config: Config, step: int, micro: int, rank: int) -> None:
-    """Keys dropout and stochastic depth by where we are: there is no random state to save."""
-    if config.regularization.dropout or config.regularization.drop_path:
+    """Keys dropout, of patches too, and stochastic depth by where we are: there is no random state to save."""
+    noise = config.regularization
+    if noise.dropout or noise.drop_path or noise.patch_dropout or config.model.foreign is not None:
         torch.manual_seed(int(keyed(config.seed, _DROPOUT, step, micro, rank)[0]) >> 1)
 
 

@@ -31,8 +31,9 @@ from pipeline.engine import build_engine, build_model, engine_notes, import_deep
 from pipeline.evaluate.validation import Validation
 from pipeline.launch.environment import RankEnvironment
 from pipeline.launch.preflight import Prepared, compare
-from pipeline.launch.saving import saving_of
-from pipeline.models.flops import device_peak, train_flops
+from pipeline.launch.saving import saving_of_parameters
+from pipeline.models.architecture import train_flops
+from pipeline.models.flops import device_peak
 from pipeline.optim.ema import AVERAGE, WeightAverage
 from pipeline.optim.masters import optimizer_step
 from pipeline.optim.schedule import learning_rate
@@ -169,6 +170,7 @@ class Trainer:
         if config.model.init and not checkpoint:
             for line in start_from(config.model.init, model, config.model.variant.heads, corpus.classes):
                 self.console.say(line)
+        count = sum(parameter.numel() for parameter in model.parameters())
         accumulation, micro_batch = self.feed.accumulation, self.feed.batch
         self.engine = build_engine(config, model, world.device, micro_batch, accumulation, world.size)
         self.average = WeightAverage(self.engine, config.ema.decay) if config.ema else None
@@ -177,10 +179,10 @@ class Trainer:
             self.average.begin()
             self.console.say("ema: that checkpoint has no average: it begins as the weights are there")
         newest = (checkpoint[0].name, checkpoint[1].step) if checkpoint else None
-        size = saving_of(config, len(corpus.classes), self.total_steps, world.size).snapshot
+        size = saving_of_parameters(config, count, self.total_steps, world.size).snapshot
         say = self.console.say
         self.saver = Saver(config.checkpoint, self.run.checkpoints, self.attempt, world, newest, size, say, self.copier)
-        flops = train_flops(config.model.variant, config.model.image_size, config.model.pooling, len(corpus.classes))
+        flops = train_flops(config, len(corpus.classes))
         peak = device_peak(torch.cuda.get_device_name()) if world.device.type == "cuda" else None
         self.journal = Journal(
             config=config,
@@ -191,7 +193,7 @@ class Trainer:
             ledger=self.progress.ledger,
             holes=self.holes,
             attempt=self.attempt,
-            mfu_of=lambda rate: round(rate * flops / (peak * world.size), 4) if peak else None,
+            mfu_of=lambda rate: round(rate * flops / (peak * world.size), 4) if flops and peak else None,
             say=self.console.say,
         )
 
@@ -319,6 +321,7 @@ class Trainer:
                 "ledger": progress.ledger.to_json(),
                 "holes": self.holes.to_json(),
                 "stretches": progress.stretches,
+                "foreign": self.prepared.foreign,
             },
             "classes": list(self.prepared.train.classes),
             **self.lineage.facts(),

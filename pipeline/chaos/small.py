@@ -8,6 +8,15 @@ import yaml
 from pipeline.config import Config
 
 _MODEL: Final = {"name": "vit-ti/8", "image_size": 32, "depth": 2, "width": 64, "heads": 2, "mlp_dim": 128}
+_KEPT: Final = (
+    "pooling",
+    "pos_embed",
+    "registers",
+    "layer_scale",
+    "qk_norm",
+    "representation_size",
+    "head_bias",
+)
 _ROWS: Final = 8  # of a micro-batch
 _WORKERS: Final = 2
 
@@ -16,7 +25,7 @@ def small_run(config: Config, processes: int, steps: int) -> dict[str, Any]:
     """Its tree, without `run_dir`. Every other step is saved; nothing is evaluated, or copied anywhere."""
     tree = config.to_json(exclude={"run_dir", "slurm"})
     tree["data"] |= {"val": None}
-    tree["model"] = _MODEL | {key: tree["model"][key] for key in ("pooling", "representation_size", "head_bias")}
+    tree["model"] = _MODEL | {key: tree["model"][key] for key in _KEPT}
     tree["schedule"] |= {"warmup_steps": min(5, steps)}
     tree["loader"] |= {"workers": min(_WORKERS, config.loader.workers)}
     tree["checkpoint"] = {"every_steps": 2, "keep_last": 2}

@@ -20,8 +20,8 @@ from pipeline.data.ledger import Ledger
 from pipeline.data.stretches import begun, resumed
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import fsync_directory, is_plain_name, write_private
-from pipeline.engine import vit_config
 from pipeline.launch.preflight import open_data
+from pipeline.models.architecture import vit_config
 from pipeline.models.vit import ViT
 from pipeline.optim.groups import parameter_groups
 from pipeline.run.directory import RunDirectory
@@ -72,6 +72,8 @@ def adopt(native: Path, config: Config, trust: bool, step: int | None, samples: 
         )
     if config.loader.name == "mosaic":
         raise UsageError("loader.name: mosaic keeps a position of its own, which cannot be made up; take vitstream")
+    if config.model.foreign is not None:
+        raise UsageError(f"model.name: {config.model.name}: only checkpoints of our own ViT are imported")
     corpus, _ = open_data(config, world_size=1)
     run = RunDirectory(config.run_dir)
     run.create()

@@ -56,11 +56,16 @@ def model_card(
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     told = {key: config[key] for key in _TOLD if config.get(key) is not None}
     told["model"] = {key: value for key, value in told["model"].items() if key != "init" and value is not None}
+    kind, foreign = "Vision Transformer", manifest.data.get("foreign")
+    if foreign is not None:
+        kind = f"model of type {foreign['model_type']}"
+        told["model"] = {"name": foreign["model_type"], "image_size": config["model"]["image_size"]}
     body = yaml.safe_dump(told, sort_keys=False, allow_unicode=True)
-    name, size = config["model"]["name"], config["model"]["image_size"]
-    front = "---\nlibrary_name: transformers\npipeline_tag: image-classification\ntags: [vit, vitstream]\n---\n"
+    name, size = told["model"]["name"], config["model"]["image_size"]
+    tag = foreign["model_type"] if foreign else "vit"
+    front = f"---\nlibrary_name: transformers\npipeline_tag: image-classification\ntags: [{tag}, vitstream]\n---\n"
     return (
-        f"{front}\n# {name} at {size} px\n\nA Vision Transformer, pre-trained with vitstream.\n\n"
+        f"{front}\n# {name} at {size} px\n\nA {kind}, pre-trained with vitstream.\n\n"
         f"| | |\n|---|---|\n{table}\n\n{_USE}\n\n## Configuration\n\n```yaml\n{body}```\n"
     )
 

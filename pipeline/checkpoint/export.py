@@ -19,8 +19,10 @@ from pipeline.checkpoint.manifest import CheckpointManifest, Damaged
 from pipeline.checkpoint.source import METADATA, model_of
 from pipeline.checkpoint.state import WEIGHT
 from pipeline.checkpoint.verify import verify
+from pipeline.config_model import FOREIGN
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import fsync_directory, render_json
+from pipeline.models.foreign import save_foreign
 from pipeline.models.hub import model_config, preprocessor_config, refusal
 from pipeline.models.huggingface import hub_names, to_huggingface
 from pipeline.optim.ema import AVERAGE
@@ -109,12 +111,17 @@ def _write_huggingface(
 ) -> None:
     config = manifest.config
     model, classes = model_of(path, config["model"]), _classes(manifest)
-    converted = to_huggingface(state, hub_names(model.variant.depth))
+    loss = config.get("loss", "softmax")
     aside.mkdir()
-    save_file({name: each.contiguous() for name, each in converted.items()}, aside / "model.safetensors", _FORMAT)
+    if model.foreign is None:
+        facts = model_config(model, classes, loss)
+        converted = to_huggingface(state, hub_names(model.variant.depth))
+        save_file({name: each.contiguous() for name, each in converted.items()}, aside / "model.safetensors", _FORMAT)
+    else:
+        facts = save_foreign(aside, manifest.data["foreign"], model, state, classes, loss)
     crop = config.get("evaluate", {}).get("crop", 1.0)
     texts = {
-        "config.json": render_json(model_config(model, classes, config.get("loss", "softmax"))),
+        "config.json": render_json(facts),
         "preprocessor_config.json": render_json(preprocessor_config(model.image_size, crop)),
         "README.md": model_card(manifest, weights, classes, _evaluation(path, manifest, weights)).encode(),
     }
@@ -124,6 +131,8 @@ def _write_huggingface(
 
 def _write_file(aside: Path, path: Path, manifest: CheckpointManifest, state: dict[str, Tensor], weights: str) -> None:
     model = {key: value for key, value in manifest.config["model"].items() if key != "init"}
+    if foreign := manifest.data.get("foreign"):
+        model["name"] = f"{FOREIGN}{foreign['model_type']}"  # not where it lay
     facts = {"model": model, "classes": _classes(manifest), "step": manifest.step, "weights": weights}
     save_file(state, aside, _FORMAT | {METADATA: json.dumps(facts)})
 

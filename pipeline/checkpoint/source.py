@@ -59,7 +59,10 @@ def model_of(path: Path, model: dict[str, Any]) -> Model:
 def _ours(
     path: Path, model: dict[str, Any], classes: list[str], files: tuple[Path, ...], manifest: CheckpointManifest | None
 ) -> Source:
-    return Source(path, files, manifest, True, model_of(path, model).variant.heads, LAYER_NORM_EPS, tuple(classes))
+    ours = model_of(path, model)
+    if ours.foreign is not None:
+        raise UsageError(f"{KEY}: {path} is of {ours.name}, not of our own ViT")
+    return Source(path, files, manifest, True, ours.variant.heads, LAYER_NORM_EPS, tuple(classes))
 
 
 def _metadata(path: Path) -> dict[str, Any]:

@@ -61,16 +61,21 @@ def fit(
         left_out = _HEAD if "pre_logits.weight" in ours else _HEAD + _PRE_LOGITS
         state = {name: tensor for name, tensor in state.items() if name not in left_out}
         notes.append(f"{other}: the head starts fresh")
-    positions, wanted = state.get("pos_embed"), ours["pos_embed"].shape
-    if positions is not None and positions.shape[1] != wanted[1] and ("cls_token" in state) == ("cls_token" in ours):
-        prefix = int("cls_token" in ours)
-        notes.append(f"{positions.shape[1] - prefix:,} position embeddings resized to {wanted[1] - prefix:,}")
-        state["pos_embed"] = resize_positions(positions, wanted[1], prefix)
+    positions, own = state.get("pos_embed"), ours.get("pos_embed")
+    if positions is not None and own is not None and ("cls_token" in state) == ("cls_token" in ours):
+        prefix, wanted = int("cls_token" in ours), own.shape[1]
+        if positions.shape[1] != wanted:
+            notes.append(f"{positions.shape[1] - prefix:,} position embeddings resized to {wanted - prefix:,}")
+            state["pos_embed"] = resize_positions(positions, wanted, prefix)
     for name in sorted(state.keys() | (ours.keys() - set(_HEAD if other else ()))):
         if name not in ours:
-            raise UsageError(f"{KEY}: {name} has no place in this model: compare model.name, depth and pooling")
+            raise UsageError(
+                f"{KEY}: {name} has no place in this model: compare model.name, depth, pooling and pos_embed"
+            )
         if name not in state:
-            raise UsageError(f"{KEY}: {name} is missing there: compare model.depth, pooling and representation_size")
+            raise UsageError(
+                f"{KEY}: {name} is missing there: compare model.depth, pooling, pos_embed and representation_size"
+            )
         if state[name].shape != ours[name].shape:
             shapes = f"{list(state[name].shape)} there, {list(ours[name].shape)} in this model"
             raise UsageError(f"{KEY}: {name} is {shapes}: compare model.name, width and mlp_dim")

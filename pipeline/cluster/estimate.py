@@ -72,7 +72,7 @@ def _lead(plan: Plan | None, measured: Measured, step_s: float | None, nodes: in
     if measured.longest_step_s is not None and measured.longest_save_s is not None:
         longest = measured.longest_step_s + measured.longest_save_s
         return max(_LEAST_LEAD_S, _with_room(longest)), "three times its longest step and save so far"
-    if plan is None:
+    if plan is None or plan.saving.each is None:
         return _LEAD_OF_THE_UNKNOWN_S, "nothing is known yet"
     save_s = plan.saving.each / nodes / _DISK_BYTES_PER_S
     longest = (measured.longest_step_s or step_s or 0.0) + save_s

@@ -114,7 +114,7 @@ def make_order(request: Request) -> Order:
         asked_chain=slurm.chain,
     )
     if plan is not None:
-        refuse_full_disk(run, plan.saving.most)
+        refuse_full_disk(run, plan.saving.most or 0)
         notes += plan.warnings
     notes += _doubts(slurm, config, expected)
     if expected.lead_s * 2 > (seconds_of(slurm.time) or sys.maxsize):

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from pipeline.config import Config, differences
+from pipeline.config_model import FOREIGN
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.location import without_credentials
 
@@ -26,6 +27,7 @@ _HARMFUL = {
     "augment": "shows other images",
     "regularization.dropout": "trains through other noise",
     "regularization.drop_path": "trains through other noise",
+    "regularization.patch_dropout": "trains through other noise",
     "ema": "mixes two averages, or drops the one there is",
 }
 
@@ -65,8 +67,10 @@ def refuse_harmful(found: list[Change], accepted: bool) -> None:
 
 
 def _change(key: str, before: Any, after: Any) -> Change:
-    if key in _START_ONLY:
+    if key in _START_ONLY or (key == "model.layer_scale" and None not in (before, after)):  # whose first value it is
         return Change(key, before, after, "harmless")
+    if key == "model.name" and str(before).startswith(FOREIGN) and str(after).startswith(FOREIGN):
+        return Change(key, before, after, "harmless")  # a folder may be moved; what lies in it is compared by itself
     if key.startswith(_FIXED):
         return Change(key, before, after, "fixed")
     harmful = next((name for name in _HARMFUL if key == name or key.startswith(f"{name}.")), None)

@@ -24,7 +24,8 @@ from pipeline.dataset.index import MAX_REMOTE_BATCHES, ROWS_PER_BATCH
 from pipeline.dataset.quantities import human_bytes
 from pipeline.launch.saving import Saving, saving_of
 from pipeline.launch.states import States, model_states
-from pipeline.models.flops import PEAK_BF16, train_flops
+from pipeline.models.architecture import train_flops
+from pipeline.models.flops import PEAK_BF16
 
 ASSUMED_GPU: Final = "H100"
 ASSUMED_MFU: Final = 0.4
@@ -62,6 +63,7 @@ class Length:
     micro_batch: int
     images_per_s: float  # of a rank
     assumed: bool  # whether that is our guess
+    flops: int | None  # to train on one image; None where that is not known
     hours: float  # at that rate
 
 
@@ -181,8 +183,9 @@ def make_plan(config: Config, corpus: Corpus, machines: Machines) -> Plan:
 
 
 def _length(config: Config, corpus: Corpus, machines: Machines, feed: TrainFeed) -> Length:
-    flops = train_flops(config.model.variant, config.model.image_size, config.model.pooling, len(corpus.classes))
-    rate = machines.images_per_s or min(ASSUMED_MOST, ASSUMED_MFU * PEAK_BF16[ASSUMED_GPU] / flops)
+    flops = train_flops(config, len(corpus.classes))
+    guess = min(ASSUMED_MOST, ASSUMED_MFU * PEAK_BF16[ASSUMED_GPU] / flops) if flops else ASSUMED_MOST
+    rate = machines.images_per_s or guess
     return Length(
         samples=feed.total,
         epochs=feed.total / corpus.samples,
@@ -194,6 +197,7 @@ def _length(config: Config, corpus: Corpus, machines: Machines, feed: TrainFeed)
         micro_batch=feed.batch,
         images_per_s=rate,
         assumed=machines.images_per_s is None,
+        flops=flops,
         hours=feed.total / (rate * machines.ranks) / 3600,
     )
 

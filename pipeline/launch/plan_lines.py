@@ -37,15 +37,24 @@ def _run(plan: Plan) -> Iterator[str]:
     yield f"{ranks} takes {length.accumulation} x {length.micro_batch} of a batch"
     rate = f"{length.images_per_s:,.0f} images/s a rank"
     guess = f"{ASSUMED_MFU:.0%} of an {ASSUMED_GPU}'s peak"
-    if length.images_per_s == ASSUMED_MOST:
+    if length.flops is None:
+        guess = "a guess, the most that is assumed: what this model computes is not known here"
+    elif length.images_per_s == ASSUMED_MOST:
         guess = f"a guess: so small a model does not keep an {ASSUMED_GPU} busy"
     guess = f" ({guess}; say yours with --images-per-s)" if length.assumed else ""
     yield f"{_time(length.hours * 3600)} at {rate}{guess}"
 
 
 def _model(plan: Plan) -> Iterator[str]:
-    states = plan.states
-    yield f"{states.parameters:,} parameters; {states.zero}, of {', '.join(template_names())}"
+    states, length = plan.states, plan.length
+    zero = f"{states.zero}, of {', '.join(template_names())}"
+    if states.parameters is None or states.gpu is None:
+        yield f"{zero}; parameters and their memory are not known before a model of this kind is built"
+        return
+    yield f"{states.parameters:,} parameters; {zero}"
+    if length.flops:
+        total = length.flops * length.samples / 1e18
+        yield f"{length.flops / 1e9:,.4g} GFLOP to train on an image, {total:,.4g} exaFLOP in all"
     host = f", and {human_bytes(states.host)} of main memory" if states.host else ""
     yield f"a rank: weights, gradients and optimizer {human_bytes(states.gpu)}{host}; activations and buffers beside it"
 
@@ -105,6 +114,9 @@ def _memory(plan: Plan) -> Iterator[str]:
 
 def _saving(plan: Plan) -> Iterator[str]:
     saving = plan.saving
+    if saving.each is None or saving.most is None:
+        yield "what a checkpoint takes is not known before a model of this kind is built: 12 bytes a parameter or more"
+        return
     yield f"a checkpoint has {human_bytes(saving.each)}, all that are kept, and one more, {human_bytes(saving.most)}"
     if saving.snapshot:
         yield f"a rank: {human_bytes(saving.snapshot)} of main memory for its part, while it is written beside training"

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.checkpoint.manifest import CheckpointManifest, Damaged, published, read_checkpoint_manifest
 from pipeline.checkpoint.source import open_source
-from pipeline.config import Config, load_config
+from pipeline.config import Config, differences, load_config
 from pipeline.data.cache import open_folder
 from pipeline.data.corpus import Corpus, Member, not_cached, open_corpus, open_member
 from pipeline.dataset.errors import UsageError
@@ -13,6 +14,7 @@ from pipeline.dataset.remote.patience import Patience
 from pipeline.launch import mosaic
 from pipeline.launch.changes import changes, refuse_harmful
 from pipeline.launch.template import zero_template
+from pipeline.models.architecture import foreign_config
 from pipeline.run.directory import RunDirectory
 
 
@@ -25,6 +27,7 @@ class Prepared:
     train: Corpus
     val: Member | None
     accept_changes: bool  # also to what is trained
+    foreign: dict[str, Any] | None  # of a model of transformers, its config.json as it was at the start
 
     @property
     def notes(self) -> list[str]:
@@ -54,7 +57,7 @@ def prepare(
     newest = None if from_scratch else newest_checkpoint(config, run, train, accept_changes)
     if newest is None:
         check_start(config)
-    return Prepared(config, run, train, val, accept_changes)
+    return Prepared(config, run, train, val, accept_changes, foreign_config(config.model))
 
 
 def newest_checkpoint(
@@ -81,6 +84,13 @@ def compare(manifest: CheckpointManifest, config: Config, train: Corpus, accept_
         )
     found = changes(manifest.config, config)
     refuse_harmful(found, accept_changes)
+    theirs, ours = manifest.data.get("foreign"), foreign_config(config.model)
+    if theirs is not None and ours is not None and (other := differences(theirs, ours)):
+        key, before, after = other[0]
+        raise UsageError(
+            f"model.name: {config.model.name}: {key} was {before} when this run's checkpoints were made and is {after} "
+            "now: change it back, or take another run_dir"
+        )
     return [str(change) for change in found]
 
 
@@ -92,6 +102,7 @@ def open_data(config: Config, world_size: int) -> tuple[Corpus, Member | None]:
             f"raise it to {world_size} or more, or start fewer ranks"
         )
     zero_template(config)
+    foreign_config(config.model)
     Patience.ours()  # VITSTREAM_RETRY_SECONDS, which loader workers read
     train = open_corpus(config.data.train, classes=config.data.classes)
     if config.loader.name == "mosaic":

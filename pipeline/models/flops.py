@@ -1,29 +1,46 @@
-"""Floating point operations of a ViT, exactly, as arithmetic. Torch-free.
+"""Floating point operations of a model, exactly, as arithmetic. Torch-free.
 
 One multiply-accumulate is two operations; a backward pass costs twice a forward; recomputation is not counted
-(so that MFU is model FLOPs). Checked against the ViT paper's table 6.
+(so that MFU is model FLOPs). Only products are counted: of matrices, attention's included, and convolutions. Checked
+against torch's own counter, and against the ViT paper's table 6.
 """
 
-from pipeline.models.variants import Variant
+from pipeline.models.variants import ViTConfig
 
 
-def forward_macs(variant: Variant, image_size: int, pooling: str, classes: int) -> int:
-    """Multiply-accumulates of one image's forward pass: matrix products only, attention's included.
+def forward_macs(config: ViTConfig, training: bool = False) -> int:
+    """Multiply-accumulates of one image's forward pass; in training, patch dropout leaves tokens out.
 
     Per block and token: 4 D^2 for q, k, v and the output projection, 2 D * mlp for the MLP, and 2 T D for the
-    two products of attention with T tokens.
+    two products of attention with T tokens. Patches are embedded before some are dropped.
     """
-    patches = (image_size // variant.patch) ** 2
-    tokens = patches + (pooling == "cls")
+    variant = config.variant
     width, mlp = variant.width, variant.mlp_dim
-    embed = patches * 3 * variant.patch**2 * width
+    patches = config.kept_patches if training else config.patches
+    tokens = patches + config.class_tokens + config.registers
+    embed = config.patches * 3 * variant.patch**2 * width
     block = tokens * (4 * width**2 + 2 * width * mlp + 2 * tokens * width)
-    return embed + variant.depth * block + width * classes
+    return embed + variant.depth * block + _head_macs(config, patches)
 
 
-def train_flops(variant: Variant, image_size: int, pooling: str, classes: int) -> int:
+def _head_macs(config: ViTConfig, patches: int) -> int:
+    """What turns the last block's tokens into logits.
+
+    MAP: one query looks at all patches: 2 D^2 for the query and the output projection, 2 D^2 for each patch's key and
+    value, 2 D for each patch in attention's products, then an MLP on what comes out.
+    """
+    width, seen = config.variant.width, config.representation_size or config.variant.width
+    macs = seen * config.classes
+    if config.representation_size:
+        macs += width * seen
+    if config.pooling == "map":
+        macs += 2 * width**2 + patches * (2 * width**2 + 2 * width) + 2 * width * config.variant.mlp_dim
+    return macs
+
+
+def train_flops(config: ViTConfig) -> int:
     """Operations to train on one image: 2 per multiply-accumulate, forward and twice that backward."""
-    return 6 * forward_macs(variant, image_size, pooling, classes)
+    return 6 * forward_macs(config, training=True)
 
 
 # Dense bf16 peaks, operations per second, from the vendor's data sheets.

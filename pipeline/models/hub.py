@@ -15,6 +15,7 @@ from pipeline.dataset.files import is_plain_name
 
 LAYER_NORM_EPS = 1e-6
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_NOT_THEIRS = {"registers": "register tokens", "layer_scale": "LayerScale", "qk_norm": "normalised queries and keys"}
 _BILINEAR = 2  # Pillow's number, which transformers takes
 _LIKE_OURS = {"hidden_act": "gelu", "qkv_bias": True, "num_channels": 3}  # and transformers' defaults
 
@@ -34,6 +35,11 @@ def refusal(model: Model) -> str | None:
     """Why transformers' ViT cannot be this model, naming the key; or None."""
     if model.pooling != "cls":
         return f"model.pooling: {model.pooling}: transformers' ViT classifies from its class token only"
+    if model.pos_embed != "learned":
+        return f"model.pos_embed: {model.pos_embed}: transformers' ViT has learned position embeddings only"
+    for key, what in _NOT_THEIRS.items():
+        if getattr(model, key):
+            return f"model.{key}: transformers' ViT has no {what}"
     if model.representation_size:
         return "model.representation_size: transformers' ViT classifier has no pre-logits layer"
     return None

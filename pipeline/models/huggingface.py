@@ -61,13 +61,15 @@ def to_huggingface(state: Mapping[str, Tensor], receiving: Iterable[str]) -> dic
     """Our state dict (class token, no pre-logits layer) -> one with the names of the `receiving` model.
 
     Raises:
-        UsageError: ours has a part that transformers' ViT does not: average pooling or a pre-logits layer.
+        UsageError: ours has a part that transformers' ViT does not (hub.py's `refusal` names the key), or lacks one.
     """
     if "cls_token" not in state or "pre_logits.weight" in state:
         raise UsageError("transformers' ViT classifies from a class token and has no pre-logits layer")
     receiving = set(receiving)
     split = _unfuse(state)
     names = _names(_depth(receiving), _is_version_4(receiving))
+    if other := sorted(split.keys() ^ names.keys()):
+        raise UsageError(f"transformers' ViT differs from this one in {other[0]}")
     return {names[ours]: tensor for ours, tensor in split.items()}
 
 

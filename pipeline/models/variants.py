@@ -17,6 +17,38 @@ class Variant:
     patch: int = 16
 
 
+@dataclass(frozen=True)
+class ViTConfig:
+    """All that makes a ViT of ours: its shape, its parts, and the noise that it is trained with."""
+
+    variant: Variant
+    image_size: int
+    classes: int
+    pooling: str = "cls"  # or "gap", "map"
+    representation_size: int | None = None
+    head_bias: float = 0.0
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    patch_dropout: float = 0.0
+    pos_embed: str = "learned"  # or "sincos2d", "none"
+    registers: int = 0
+    layer_scale: float | None = None
+    qk_norm: bool = False
+
+    @property
+    def patches(self) -> int:
+        return (self.image_size // self.variant.patch) ** 2
+
+    @property
+    def kept_patches(self) -> int:
+        """Of an image in training: all but those that patch dropout leaves out."""
+        return max(1, round(self.patches * (1.0 - self.patch_dropout)))
+
+    @property
+    def class_tokens(self) -> int:
+        return int(self.pooling == "cls")
+
+
 # B, L, H: the ViT paper's table 1 (arXiv 2010.11929). Ti, S: DeiT (arXiv 2012.12877), table 1. g: "Scaling Vision
 # Transformers" (arXiv 2106.04560), table 2.
 SIZES = {
@@ -43,7 +75,10 @@ def variant(
     """
     match = re.fullmatch(r"vit-([a-z]+)/([1-9]\d*)", name)
     if not match or match[1] not in SIZES:
-        raise UsageError(f"model.name: {name} is not vit-SIZE/PATCH with SIZE one of {', '.join(SIZES)}")
+        sizes = ", ".join(SIZES)
+        raise UsageError(
+            f"model.name: {name} is not vit-SIZE/PATCH with SIZE one of {sizes}; or hf:FOLDER, of a config.json"
+        )
     overrides = {"width": width, "depth": depth, "mlp_dim": mlp_dim, "heads": heads}
     given = {key: value for key, value in overrides.items() if value is not None}
     chosen = replace(SIZES[match[1]], patch=int(match[2]), **given)

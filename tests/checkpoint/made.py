@@ -9,7 +9,7 @@ from pipeline.checkpoint.files import write_slices
 from pipeline.checkpoint.manifest import CheckpointManifest, step_name
 from pipeline.checkpoint.state import WEIGHT, Slice
 from pipeline.config import Config
-from pipeline.engine import vit_config
+from pipeline.models.architecture import vit_config
 from pipeline.models.vit import ViT
 from pipeline.optim.masters import MOMENTS
 

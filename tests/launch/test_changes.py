@@ -38,6 +38,7 @@ def before(**changed):
         ({"optimizer": {"weight_decay": 0.3}}, "optimizer.weight_decay", "harmful"),
         ({"augment": {"mixup": 0.2}}, "augment.mixup", "harmful"),
         ({"regularization": {"drop_path": 0.1}}, "regularization.drop_path", "harmful"),
+        ({"regularization": {"patch_dropout": 0.1}}, "regularization.patch_dropout", "harmful"),
         ({"optimizer": {"lr": 1e-4}}, "optimizer.lr", "harmless"),
         ({"schedule": {"name": "linear"}}, "schedule.name", "harmless"),
         ({"batch_size": 16}, "batch_size", "harmless"),
@@ -48,6 +49,12 @@ def before(**changed):
         ({"model": RUN["model"] | {"init": "hub"}}, "model.init", "harmless"),
         ({"model": RUN["model"] | {"head_bias": -10}}, "model.head_bias", "harmless"),
         ({"model": RUN["model"] | {"depth": 2}}, "model.depth", "fixed"),
+        ({"model": RUN["model"] | {"pooling": "map"}}, "model.pooling", "fixed"),
+        ({"model": RUN["model"] | {"pos_embed": "sincos2d"}}, "model.pos_embed", "fixed"),
+        ({"model": RUN["model"] | {"registers": 4}}, "model.registers", "fixed"),
+        ({"model": RUN["model"] | {"layer_scale": 0.1}}, "model.layer_scale", "fixed"),
+        ({"model": RUN["model"] | {"qk_norm": True}}, "model.qk_norm", "fixed"),
+        ({"model": {"name": "hf:bit", "image_size": 32}}, "model.name", "fixed"),
         ({"seed": 1}, "seed", "fixed"),
         ({"loader": {"name": "mosaic"}}, "loader.name", "fixed"),
     ],
@@ -55,6 +62,15 @@ def before(**changed):
 def test_what_each_key_means(changed, key, kind):
     (found,) = changes(before(), config(**changed))
     assert (found.key, found.kind) == (key, kind)
+
+
+@pytest.mark.fast
+def test_the_first_value_of_layer_scale_and_the_place_of_a_foreign_model_do_not_matter():
+    scaled = [RUN["model"] | {"layer_scale": first} for first in (1e-4, 1e-5)]
+    foreign = [{"name": f"hf:{place}"} for place in ("a/bit", "b/bit")]
+    for old, new in (scaled, foreign):
+        (found,) = changes(before(model=old), config(model=new))
+        assert found.kind == "harmless"
 
 
 @pytest.mark.fast

@@ -6,7 +6,8 @@ import pytest
 
 from pipeline.config import load_config
 from pipeline.engine import build_model
-from pipeline.launch.states import model_states, parameters
+from pipeline.launch.states import model_states
+from pipeline.models.architecture import parameters
 from tests.runs import write_run
 
 H14 = 632_045_800  # ViT-H/14 with 1000 classes, as transformers counts it
@@ -23,6 +24,10 @@ def config_of(folder: Path, **overrides: object):
         {"name": "vit-ti/16", "image_size": 32},
         {"name": "vit-s/8", "image_size": 40, "pooling": "gap", "depth": 2},
         {"name": "vit-ti/8", "image_size": 32, "representation_size": 48, "width": 64, "heads": 2, "mlp_dim": 100},
+        {"name": "vit-ti/16", "image_size": 32, "pooling": "map", "mlp_dim": 100, "depth": 2},
+        {"name": "vit-ti/16", "image_size": 32, "pooling": "map", "representation_size": 48, "pos_embed": "sincos2d"},
+        {"name": "vit-ti/16", "image_size": 32, "registers": 4, "layer_scale": 1.0e-4, "qk_norm": True, "depth": 2},
+        {"name": "vit-ti/16", "image_size": 32, "pooling": "gap", "pos_embed": "none", "registers": 1},
     ],
 )
 def test_parameters_are_counted_as_the_model_has_them(model: dict, tmp_path: Path) -> None:

@@ -11,7 +11,15 @@ from pipeline.optim.groups import parameter_groups
 pytestmark = pytest.mark.fast
 
 
-@pytest.mark.parametrize("changes", [{}, {"pooling": "gap"}, {"representation_size": 32}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"pooling": "gap"},
+        {"representation_size": 32},
+        {"pooling": "map", "registers": 2, "layer_scale": 0.1, "qk_norm": True},
+    ],
+)
 def test_kernels_decay_and_nothing_else(changes: dict) -> None:
     model = ViT(ViTConfig(variant("vit-ti/16", depth=2), 32, classes=5, **changes))
     decayed, plain = parameter_groups(model, Optimizer(weight_decay=0.3))

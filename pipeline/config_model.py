@@ -1,0 +1,62 @@
+"""`model`: the network that a run trains. Torch-free."""
+
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.config_tree import Positive, Section
+from pipeline.models.variants import Variant, variant
+
+FOREIGN: Final = "hf:"  # begins the name of a model of transformers; a folder with its config.json follows
+_OF_BOTH: Final = ("name", "image_size", "head_bias", "init")
+
+
+class Model(Section):
+    name: str  # vit-{ti,s,b,l,h,g}/PATCH, or hf:FOLDER
+    image_size: Positive = 224
+    pooling: Literal["cls", "gap", "map"] = "cls"
+    pos_embed: Literal["learned", "sincos2d", "none"] = "learned"
+    registers: Annotated[int, Field(ge=0)] = 0  # learned tokens beside the patches, of which no head knows
+    layer_scale: Annotated[float, Field(gt=0)] | None = None  # first value of the factors of every residual branch
+    qk_norm: bool = False  # layer norms of queries and keys, each head by itself
+    representation_size: Positive | None = None  # the paper's pre-logits layer (dense + tanh)
+    head_bias: float = 0.0  # -10 for a sigmoid loss over many classes
+    width: Positive | None = None  # these four override the named size
+    depth: Positive | None = None
+    mlp_dim: Positive | None = None
+    heads: Positive | None = None
+    init: Path | None = None  # weights that a fresh run starts from: a Hugging Face folder, or a checkpoint's
+
+    @property
+    def foreign(self) -> Path | None:
+        """Of a model of transformers, the folder that its name gives, or the JSON file; else None."""
+        return Path(self.name.removeprefix(FOREIGN)).expanduser() if self.name.startswith(FOREIGN) else None
+
+    @property
+    def variant(self) -> Variant:
+        """Our architecture's numbers. Raises UsageError naming the key at fault."""
+        return variant(self.name, self.width, self.depth, self.mlp_dim, self.heads)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Model":
+        if self.foreign is not None:
+            return self._only_what_a_foreign_one_has()
+        numbers = self.variant
+        patch, width = numbers.patch, numbers.width
+        if self.image_size % patch:
+            below = max(patch, self.image_size // patch * patch)
+            raise ValueError(
+                f"image_size {self.image_size} is not a multiple of the patch, {patch}: take {below} or {below + patch}"
+            )
+        if self.pos_embed == "sincos2d" and (width % 4 or width < 8):
+            raise ValueError(f"pos_embed: sincos2d needs a width that is a multiple of 4, from 8 on, not {width}")
+        return self
+
+    def _only_what_a_foreign_one_has(self) -> "Model":
+        for key, field in type(self).model_fields.items():
+            if key not in _OF_BOTH and getattr(self, key) != field.default:
+                raise ValueError(f"{key} is of our own ViT; what {self.name} is, its config.json says: leave {key} out")
+        if self.init is not None:
+            raise ValueError(f"init: {self.name} starts from its own initialisation: leave init out")
+        return self
