@@ -107,7 +107,17 @@ def test_plain_safetensors_has_the_names_the_weights_and_the_classes(config, tmp
 
 
 @pytest.mark.parametrize(
-    ("changes", "key"), [({"pooling": "gap"}, "model.pooling"), ({"representation_size": 16}, "representation_size")]
+    ("changes", "key"),
+    [
+        ({"pooling": "gap"}, "model.pooling"),
+        ({"pooling": "map"}, "model.pooling"),
+        ({"representation_size": 16}, "representation_size"),
+        ({"pos_embed": "sincos2d"}, "model.pos_embed"),
+        ({"pos_embed": "none"}, "model.pos_embed"),
+        ({"registers": 2}, "model.registers"),
+        ({"layer_scale": 0.1}, "model.layer_scale"),
+        ({"qk_norm": True}, "model.qk_norm"),
+    ],
 )
 def test_what_transformers_cannot_express_is_refused_by_name(config, tmp_path, changes, key):
     config = small_config(tmp_path / "run", **changes)

@@ -101,6 +101,18 @@ def test_a_checkpoints_pre_logits_layer_is_left_out_with_its_head(tmp_path):
     assert "its pre-logits layer is left out: the head starts fresh" in notes[1]
 
 
+def test_fixed_positions_need_no_resizing(tmp_path):
+    """Of a checkpoint without a class token, and of another resolution."""
+    parts = {"pooling": "map", "pos_embed": "sincos2d", "registers": 2}
+    config = small_config(tmp_path / "run", **parts)
+    model = scrambled(config)
+    step = make_checkpoint(config, model, 7)
+    larger = fresh(tmp_path, image_size=64, **parts)
+    notes = start_from(step, larger, HEADS, tuple(CLASSES))
+    assert notes == [f"starts from {step}"]
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in larger.state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -108,7 +120,11 @@ def test_a_checkpoints_pre_logits_layer_is_left_out_with_its_head(tmp_path):
         ({"depth": 1}, "blocks.1.* has no place"),
         ({"depth": 3}, "blocks.2.* is missing there"),
         ({"pooling": "gap"}, "cls_token has no place"),
+        ({"pooling": "map"}, "cls_token has no place"),
         ({"representation_size": 48}, "pre_logits.bias is missing there"),
+        ({"pos_embed": "sincos2d"}, "pos_embed has no place .*compare .*pos_embed"),
+        ({"registers": 2}, "register_tokens is missing there"),
+        ({"qk_norm": True}, "k_norm.weight is missing there"),
     ],
 )
 def test_what_does_not_fit_is_named(sources, tmp_path, changes, words):

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BitConfig, BitForImageClassification
@@ -52,6 +54,31 @@ def test_parts_that_are_no_products_count_nothing(changes: dict[str, Any]) -> No
     shape = Variant(width=48, depth=3, mlp_dim=100, heads=4, patch=8)
     config, plain = ViTConfig(shape, 32, 11, **changes), ViTConfig(shape, 32, 11)
     assert vit_counted(config, batch=2, backward=False) == 2 * 2 * forward_macs(config) == 4 * forward_macs(plain)
+
+
+@given(
+    shape=st.builds(
+        lambda heads, per_head, depth, mlp: Variant(heads * per_head, depth, mlp, heads, 8),
+        st.integers(1, 3),
+        st.sampled_from([4, 8]),
+        st.integers(1, 3),
+        st.integers(1, 40),
+    ),
+    side=st.integers(1, 5),
+    classes=st.integers(1, 9),
+    pooling=st.sampled_from(["cls", "gap", "map"]),
+    representation_size=st.none() | st.integers(1, 20),
+    pos_embed=st.sampled_from(["learned", "none"]),
+    registers=st.integers(0, 3),
+    layer_scale=st.none() | st.just(0.1),
+    qk_norm=st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_any_vit_has_what_is_counted(shape: Variant, side: int, **choices: Any) -> None:
+    config = ViTConfig(shape, 8 * side, **choices)
+    with torch.device("meta"):
+        assert vit_parameters(config) == sum(parameter.numel() for parameter in ViT(config).parameters())
+    assert vit_counted(config, batch=2, backward=False) == 2 * 2 * forward_macs(config)
 
 
 def test_training_is_three_forwards_but_for_the_images_gradient() -> None:

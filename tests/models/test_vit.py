@@ -141,8 +141,16 @@ def test_where_another_trainers_parameters_go(version: int | None, prefix: str) 
 
 def test_what_the_other_side_lacks_is_refused() -> None:
     names = theirs().state_dict()
-    for changes in ({"pooling": "gap"}, {"representation_size": 16}):
+    for changes in ({"pooling": "gap"}, {"pooling": "map"}, {"representation_size": 16}):
         with pytest.raises(UsageError, match="class token"):
+            to_huggingface(ours(**changes).state_dict(), names)
+    for changes, part in (
+        ({"pos_embed": "none"}, "pos_embed"),
+        ({"registers": 2}, "register_tokens"),
+        ({"layer_scale": 0.1}, "scale1"),
+        ({"qk_norm": True}, "k_norm"),
+    ):
+        with pytest.raises(UsageError, match=f"transformers' ViT differs from this one in .*{part}"):
             to_huggingface(ours(**changes).state_dict(), names)
     with pytest.raises(UsageError, match=r"vit\.pooler\.dense\.weight"):
         from_huggingface({**names, "vit.pooler.dense.weight": torch.zeros(1)})

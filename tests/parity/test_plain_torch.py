@@ -17,14 +17,16 @@ from pipeline.data.order import Order
 from pipeline.dataset.index import ShardIndex
 from pipeline.dataset.manifest import read_manifest
 from tests.datasets import make_dataset
+from tests.models.foreign import write_bit
 from tests.parity.worker import starting_point
 from tests.reading import recipe_of, run_loader
 from tests.runs import write_run
 
+NO_KERNELS = ("cls_token", "pos_embed", "register_tokens", "pool.probe")
 PEAK, WARMUP, STEPS, CLIP, DECAY, AVERAGING = 1e-3, 3, 10, 0.5, 0.1, 0.8
 
 
-def run_yaml(folder, data, zero="zero1", batch_size=30):
+def run_yaml(folder, data, zero="zero1", batch_size=30, **changes):
     return write_run(
         folder / "run.yaml",
         data,
@@ -38,6 +40,7 @@ def run_yaml(folder, data, zero="zero1", batch_size=30):
         regularization={"clip_norm": CLIP},
         loader={"workers": 0},
         ema={"decay": AVERAGING},
+        **changes,
     )
 
 
@@ -49,7 +52,7 @@ def plain_torch(config):
     batches = list(run_loader(recipe_of(config.data.train, feed, 32, config.augment)))
     model = starting_point(config, len(manifest.classes))
     plain = [
-        p for n, p in model.named_parameters() if n.endswith("bias") or "norm" in n or n in ("cls_token", "pos_embed")
+        p for n, p in model.named_parameters() if n.endswith("bias") or "norm" in n or n in NO_KERNELS or p.ndim < 2
     ]
     kernels = [p for p in model.parameters() if not any(p is q for q in plain)]
     assert plain and kernels
@@ -94,6 +97,8 @@ def comparable(name, ours, theirs):
     """Parts of a parameter to compare, each by its own norm. The bias of the keys is none: adding the same to all of a
     query's scores changes no softmax, so its gradient is zero in exact arithmetic, and Adam scales up rounding noise.
     """
+    if name == "pool.kv.bias":
+        return {f"{name}, values": (ours.chunk(2)[1], theirs.chunk(2)[1])}
     if not name.endswith("qkv.bias"):
         return {name: (ours, theirs)}
     q, _, v = zip(ours.chunk(3), theirs.chunk(3), strict=True)
@@ -141,9 +146,23 @@ def test_ten_steps_with_holes_equal_plain_torch_on_what_can_be_read(damaged, tmp
     assert min(ten_steps(damaged, tmp_path, "zero1", 30, 2)) < 30
 
 
-def ten_steps(data, tmp_path, zero, batch_size, world_size):
+@pytest.mark.parametrize(("zero", "pooling"), [("zero1", "map"), ("zero3", "cls")])
+def test_a_vit_with_all_parts_too(data, tmp_path, zero, pooling):
+    parts = {"pos_embed": "sincos2d", "registers": 2, "layer_scale": 0.5, "qk_norm": True, "representation_size": 32}
+    small = {"name": "vit-ti/8", "image_size": 32, "depth": 2, "width": 64, "heads": 2, "mlp_dim": 128}
+    ten_steps(data, tmp_path, zero, 30, 2, model=small | parts | {"pooling": pooling})
+
+
+@pytest.mark.parametrize("zero", ["zero1", "zero3"])
+def test_a_bit_of_transformers_too(data, tmp_path, zero):
+    """The paper's ResNets, small; with GELU, since a ReLU's gradient jumps where rounding changes a sign."""
+    model = {"name": f"hf:{write_bit(tmp_path / 'bit', hidden_act='gelu')}", "image_size": 32}
+    ten_steps(data, tmp_path, zero, 30, 2, model=model)
+
+
+def ten_steps(data, tmp_path, zero, batch_size, world_size, **changes):
     """How many samples of each step were read."""
-    run = run_yaml(tmp_path, data, zero, batch_size)
+    run = run_yaml(tmp_path, data, zero, batch_size, **changes)
     losses, norms, weights, average = plain_torch(load_config(run))
     result, our_weights, our_average = our_engine(run, tmp_path, world_size)
     assert result["stage"] == int(zero[len("zero")])
