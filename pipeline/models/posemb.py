@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 def sincos2d(side: int, width: int) -> Tensor:
-    """float32 [side * side, width]: fixed embeddings of a grid's points, row by row (arXiv 2205.01580, section 2).
+    """float32 [side * side, width]: fixed embeddings of a grid's points, row by row (arXiv 2205.01580).
 
     A quarter each of sin and cos of x, then of y, at width / 4 frequencies from 1 down to 1 / 10,000, evenly in their
     logarithm: big_vision, models/vit.py, `posemb_sincos_2d`. `width` is a multiple of 4, from 8 on.

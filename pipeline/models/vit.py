@@ -23,7 +23,7 @@ class Attention(nn.Module):
     """Multi-head self-attention with one fused projection to q, k and v. [B, T, D] -> [B, T, D].
 
     With `qk_norm`, each head's queries and keys go through layer norms without bias first ("Scaling Vision Transformers
-    to 22 Billion Parameters", arXiv 2302.05442, section 2.1), so that no softmax gets too sharp.
+    to 22 Billion Parameters", arXiv 2302.05442), so that no softmax gets too sharp.
     """
 
     def __init__(self, width: int, heads: int, dropout: float, qk_norm: bool) -> None:
@@ -78,7 +78,7 @@ class PatchDropout(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A learned factor for each channel of a residual branch, small at first (CaiT, arXiv 2103.17239, equation 4)."""
+    """A learned factor for each channel of a residual branch, small at first (CaiT, arXiv 2103.17239)."""
 
     def __init__(self, width: int, first: float) -> None:
         super().__init__()
@@ -153,7 +153,9 @@ class ViT(nn.Module):
         x = self.patch_embed(images).flatten(2).transpose(1, 2)
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
-        x = self.patch_dropout(self.dropout(x if self.pos_embed is None else x + self.pos_embed))
+        if self.pos_embed is not None:
+            x = x + self.pos_embed.to(x.dtype)  # DeepSpeed makes parameters bf16, but not buffers
+        x = self.patch_dropout(self.dropout(x))
         patches = x.shape[1]  # and the class token
         if self.register_tokens is not None:
             x = torch.cat([x, self.register_tokens.expand(len(x), -1, -1)], dim=1)

@@ -70,6 +70,19 @@ def test_logits_equal_those_of_the_model_in_numpy(changes: dict[str, Any], image
     assert np.abs(model(images).numpy() - expected).max() <= 2e-5 * np.abs(expected).max()
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("changes", CHOICES, ids=lambda changes: ",".join(changes) or "plain")
+def test_it_computes_in_bf16_where_only_parameters_are_so(changes: dict[str, Any], images: Tensor) -> None:
+    """As DeepSpeed has it: buffers stay in float32."""
+    model = scramble(made(**changes), seed=2)
+    expected = model(images)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16()
+    logits = model.train()(images.bfloat16())
+    assert logits.dtype == torch.bfloat16
+    assert torch.linalg.vector_norm(logits.float() - expected) < 0.1 * torch.linalg.vector_norm(expected)
+
+
 @pytest.mark.parametrize("changes", CHOICES, ids=lambda changes: ",".join(changes) or "plain")
 def test_names_are_those_of_checkpoints(changes: dict[str, Any]) -> None:
     """What a checkpoint is read by: these names may never change."""
