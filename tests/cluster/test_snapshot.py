@@ -45,6 +45,8 @@ def test_paths_hold_from_any_working_directory(tmp_path: Path, monkeypatch: pyte
     assert with_absolute_paths(config) == config
     plain = with_absolute_paths(Config.model_validate(TREE | {"data": {"train": "data"}}))
     assert plain.to_json()["data"]["train"] == f"{tmp_path}/data"
+    foreign = with_absolute_paths(Config.model_validate(TREE | {"model": {"name": "hf:models/bit"}}))
+    assert foreign.model.name == f"hf:{tmp_path}/models/bit" and with_absolute_paths(foreign) == foreign
 
 
 def test_the_code_runs_by_itself(tmp_path: Path) -> None:
