@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from pipeline.config_model import Model
+from pipeline.config_optim import Optimizer, Schedule
 from pipeline.config_slurm import Slurm
 from pipeline.config_tree import Positive, Section, explain, read_tree
 from pipeline.data.places import Place, Places
@@ -59,20 +60,6 @@ class Data(Section):
     cache: Cache | None = None  # for whole shards; without one they are read by ranges
     retry_s: Annotated[float, Field(gt=0, le=86_400)] = 60.0  # for which a read from afar is tried again; then a hole
     max_hole_rate: Fraction = 1e-4  # unreadable samples, as a share of the dataset, above which the run stops
-
-
-class Optimizer(Section):
-    name: Literal["adamw"] = "adamw"
-    lr: Annotated[float, Field(gt=0)] = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1  # multiplied by the learning rate, as torch does
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    eps: Annotated[float, Field(gt=0)] = 1e-8
-
-
-class Schedule(Section):
-    name: Literal["linear", "cosine", "constant"] = "cosine"
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    end_lr: Annotated[float, Field(ge=0)] = 0.0
 
 
 class Checkpoint(Section):

@@ -96,7 +96,7 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
 def _fields_at(root: type[BaseModel], loc: list[str]) -> list[str]:
     """Names of the keys that the section at `loc` knows."""
     section: Any = root
-    for part in loc:
+    for part in (part for part in loc if not part.isdigit()):  # of a list, its elements
         annotation = section.model_fields[part].annotation
         section = next((a for a in (annotation, *get_args(annotation)) if hasattr(a, "model_fields")), None)
         if section is None:

@@ -1,4 +1,4 @@
-"""The DeepSpeed engine from a configuration: model, parameter groups, AdamW, ZeRO.
+"""The DeepSpeed engine from a configuration: model, parameter groups, optimizer, ZeRO.
 
 ds_configs/*.json hold what DeepSpeed owns (stage, buckets, overlap). Batch, clipping and precision come from the
 run's YAML alone, so the two cannot disagree.
@@ -7,17 +7,19 @@ run's YAML alone, so the two cannot disagree.
 import logging
 import os
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
 from pipeline.config import Config
+from pipeline.config_optim import Optimizer
 from pipeline.launch.template import zero_template
 from pipeline.models.architecture import vit_config
 from pipeline.models.foreign import build_foreign
 from pipeline.models.vit import ViT
-from pipeline.optim.groups import parameter_groups
+from pipeline.optim.groups import group, parameter_groups, shapes_of, table
 
 
 def deepspeed_config(config: Config, micro_batch: int, accumulation: int, world_size: int) -> dict[str, Any]:
@@ -59,22 +61,34 @@ def build_model(config: Config, classes: int) -> nn.Module:
 
 
 def build_engine(
-    config: Config, model: nn.Module, device: torch.device, micro_batch: int, accumulation: int, world_size: int
+    config: Config,
+    model: nn.Module,
+    device: torch.device,
+    micro_batch: int,
+    accumulation: int,
+    world_size: int,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Any:
-    """Wraps a model (on the CPU, with its weights in place) into a DeepSpeed engine on `device`."""
+    """Wraps a model (on the CPU, with its weights in place) into a DeepSpeed engine on `device`.
+
+    `say` is told which parameters learn how. Raises UsageError for `optimizer.groups` that do not fit the model.
+    """
+    for line in table(group(shapes_of(model), config.optimizer)):
+        say(f"{config.optimizer.name}: {line}")
     deepspeed = import_deepspeed()
     model = model.to(device)
-    groups = parameter_groups(model, config.optimizer)
-    optimizer = torch.optim.AdamW(
-        groups,
-        lr=config.optimizer.lr,
-        betas=config.optimizer.betas,
-        eps=config.optimizer.eps,
-        fused=device.type == "cuda",
-    )
+    optimizer = build_optimizer(config.optimizer, model, fused=device.type == "cuda")
     body = deepspeed_config(config, micro_batch, accumulation, world_size)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=body, dist_init_required=False)
     return engine
+
+
+def build_optimizer(optimizer: Optimizer, model: nn.Module, fused: bool) -> torch.optim.Optimizer:
+    """torch's own, elementwise: the same on ZeRO's flat partitions as on whole parameters."""
+    groups = parameter_groups(model, optimizer)
+    if optimizer.name == "sgd":
+        return torch.optim.SGD(groups, lr=optimizer.lr, momentum=optimizer.momentum, fused=fused)
+    return torch.optim.AdamW(groups, lr=optimizer.lr, betas=optimizer.betas, eps=optimizer.eps, fused=fused)
 
 
 def import_deepspeed() -> Any:

@@ -18,6 +18,7 @@ from pipeline.data.ledger import READ
 from pipeline.data.mixing import mix_images, mixed_losses
 from pipeline.distributed import World
 from pipeline.loss import normalise, sample_losses
+from pipeline.optim.groups import set_learning_rate
 
 _DROPOUT = 5  # domain of the hash; order.py and augment.py use 1 to 4
 
@@ -39,8 +40,7 @@ def train_step(
     `rows`, int64 [accounts touched, ROW] on the CPU, are the ledger's of the global batch.
     """
     real = max(1, int(rows[:, READ].sum()))
-    for group in engine.optimizer.param_groups:
-        group["lr"] = lr
+    set_learning_rate(engine.optimizer.param_groups, lr)
 
     loss_sum = torch.zeros((), device=world.device)
     for micro, batch in enumerate(micro_batches):

@@ -13,7 +13,7 @@ import torch
 from pipeline.agreement import Agreement, Stopping
 from pipeline.checkpoint.copies import Copier
 from pipeline.checkpoint.files import TensorReader
-from pipeline.checkpoint.load import load
+from pipeline.checkpoint.load import begun, load
 from pipeline.checkpoint.manifest import CheckpointManifest, published, step_name
 from pipeline.checkpoint.restore import choose_checkpoint
 from pipeline.checkpoint.saver import Saver
@@ -161,7 +161,7 @@ class Trainer:
 
     def _build(self, checkpoint: tuple[Path, CheckpointManifest] | None) -> None:
         """Model, engine, restored state, loader, saver, journal."""
-        config, world, corpus = self.config, self.world, self.prepared.train
+        config, world, corpus, say = self.config, self.world, self.prepared.train, self.console.say
         data = checkpoint[1].data if checkpoint else {}
         known = self._known_holes(data.get("holes", {}))
         if self.feed.steps > 0:  # first: it reads its first batches while the model is built
@@ -172,15 +172,15 @@ class Trainer:
                 self.console.say(line)
         count = sum(parameter.numel() for parameter in model.parameters())
         accumulation, micro_batch = self.feed.accumulation, self.feed.batch
-        self.engine = build_engine(config, model, world.device, micro_batch, accumulation, world.size)
+        self.engine = build_engine(config, model, world.device, micro_batch, accumulation, world.size, say)
         self.average = WeightAverage(self.engine, config.ema.decay) if config.ema else None
         lacking = load(self.engine, TensorReader(*checkpoint), checkpoint[1]) if checkpoint else set()
         if self.average and AVERAGE in lacking:
             self.average.begin()
-            self.console.say("ema: that checkpoint has no average: it begins as the weights are there")
+        for line in begun(lacking):
+            say(line)
         newest = (checkpoint[0].name, checkpoint[1].step) if checkpoint else None
         size = saving_of_parameters(config, count, self.total_steps, world.size).snapshot
-        say = self.console.say
         self.saver = Saver(config.checkpoint, self.run.checkpoints, self.attempt, world, newest, size, say, self.copier)
         flops = train_flops(config, len(corpus.classes))
         peak = device_peak(torch.cuda.get_device_name()) if world.device.type == "cuda" else None

@@ -1,4 +1,4 @@
-"""The engine's state as named slices: fp32 weights, both Adam moments and, where there is one, the weights' average.
+"""The engine's state as named slices: fp32 weights, the optimizer's moments and, if there is one, their average.
 
 A slice is the part of one parameter that falls into one tensor that this rank's optimizer owns (optim/masters.py). Its
 tensors are views of the optimizer's own memory, so the same slices serve to save (read them) and to restore (copy into
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.optim.ema import AVERAGE
-from pipeline.optim.masters import MOMENTS, create_moments, masters
+from pipeline.optim.masters import create_moments, masters, moments
 
 WEIGHT = "weight"
 
@@ -56,8 +56,9 @@ def overlap(start: int, stop: int, low: int, high: int) -> tuple[int, int]:
 
 
 def _held(engine: Any) -> Iterator[Slice]:
+    kinds = moments(engine)
     for master in masters(engine):
-        wholes = {WEIGHT: master.tensor.detach()} | {moment: master.state[moment] for moment in MOMENTS}
+        wholes = {WEIGHT: master.tensor.detach()} | {moment: master.state[moment] for moment in kinds}
         wholes |= {AVERAGE: master.state[AVERAGE]} if AVERAGE in master.state else {}
         for part in master.parts:
             here = slice(part.offset, part.offset + part.stop - part.start)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pipeline.dataset.quantities import human_bytes
 from pipeline.launch.plan import ASSUMED_GPU, ASSUMED_MFU, ASSUMED_MOST, Plan
 from pipeline.launch.template import template_names
+from pipeline.optim.groups import table
 
 
 def as_lines(plan: Plan) -> list[str]:
@@ -12,6 +13,7 @@ def as_lines(plan: Plan) -> list[str]:
     groups = {
         "run": _run(plan),
         "model": _model(plan),
+        "learning": table(plan.states.groups),
         "data": _data(plan),
         "order": _order(plan),
         "reading": _reading(plan),

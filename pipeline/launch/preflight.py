@@ -15,6 +15,8 @@ from pipeline.launch import mosaic
 from pipeline.launch.changes import changes, refuse_harmful
 from pipeline.launch.template import zero_template
 from pipeline.models.architecture import foreign_config
+from pipeline.models.shapes import parameter_shapes
+from pipeline.optim.groups import group
 from pipeline.run.directory import RunDirectory
 
 
@@ -105,6 +107,8 @@ def open_data(config: Config, world_size: int) -> tuple[Corpus, Member | None]:
     foreign_config(config.model)
     Patience.ours()  # VITSTREAM_RETRY_SECONDS, which loader workers read
     train = open_corpus(config.data.train, classes=config.data.classes)
+    if shapes := parameter_shapes(config, len(train.classes)):
+        group(shapes, config.optimizer)  # refuses what does not fit the model; of one of transformers, once it is built
     if config.loader.name == "mosaic":
         mosaic.check(config, train, world_size)
     val = open_member(config.data.val, "data.val", config.data.classes) if config.data.val else None

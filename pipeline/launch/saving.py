@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from pipeline.config import Config
 from pipeline.models.architecture import parameters
+from pipeline.optim.kinds import MOMENTS_OF
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ def saving_of(config: Config, classes: int, steps: int, ranks: int) -> Saving:
 def saving_of_parameters(config: Config, count: int, steps: int, ranks: int) -> Saving:
     """The same for a model of so many parameters."""
     checkpoint = config.checkpoint
-    values = 4 if config.ema else 3  # weight, two moments and, where there is one, the average; in fp32
+    values = 1 + len(MOMENTS_OF[config.optimizer.name]) + (config.ema is not None)  # the weight, moments, average; fp32
     each = 4 * values * count
     kept = checkpoint.keep_last + 1 + (steps // checkpoint.keep_every if checkpoint.keep_every else 0)
     made = -(-steps // checkpoint.every_steps)  # the last step's, too

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pipeline.config import Config
 from pipeline.launch.template import zero_template
 from pipeline.models.architecture import parameters
+from pipeline.models.shapes import parameter_shapes
+from pipeline.optim.groups import ParameterGroup, group
+from pipeline.optim.kinds import MOMENTS_OF
 
 
 @dataclass(frozen=True)
@@ -15,12 +18,15 @@ class States:
     zero: str
     gpu: int | None
     host: int  # of main memory: what `offload_optimizer` keeps there; 0 where that is not known
+    groups: tuple[ParameterGroup, ...] = ()  # what learns how fast, and what decays; empty where that is not known
 
 
 def model_states(config: Config, classes: int, ranks: int, accumulation: int) -> States:
-    """Weights and gradients of `precision`, fp32 weights, two moments, and the average where there is one."""
+    """Weights and gradients of `precision`, fp32 weights, moments, and the average where there is one."""
     zero = zero_template(config)["zero_optimization"]
     stage, count = zero.get("stage", 0), parameters(config, classes)
+    shapes = parameter_shapes(config, classes)
+    groups = tuple(group(shapes, config.optimizer)) if shapes else ()
     if count is None:
         return States(None, config.zero, None, 0)
     size = 2 if config.precision == "bf16" else 4
@@ -31,7 +37,9 @@ def model_states(config: Config, classes: int, ranks: int, accumulation: int) ->
         return own if stage >= from_stage else count
 
     masters = 4 if stage else 0  # at stage 0, which is fp32's, the weights themselves
-    optimizer = (8 + masters + (4 if config.ema else 0)) * held(1)
+    moments = 4 * len(MOMENTS_OF[config.optimizer.name])
+    optimizer = (moments + masters + (4 if config.ema else 0)) * held(1)
     offloaded = "offload_optimizer" in zero
     working = size * held(3) + sums * held(2)
-    return States(count, config.zero, working + (0 if offloaded else optimizer), optimizer if offloaded else 0)
+    gpu, host = (working, optimizer) if offloaded else (working + optimizer, 0)
+    return States(count, config.zero, gpu, host, groups)

@@ -1,4 +1,4 @@
-"""The fp32 weights that AdamW updates on this rank, seen alike at every ZeRO stage, and their moments.
+"""The fp32 weights that the optimizer updates on this rank, seen alike at every ZeRO stage, and their moments.
 
     stage 0     each parameter itself, on every rank
     stage 1, 2  of each parameter group: one flat tensor of all its parameters, cut into equal partitions, one per rank
@@ -17,7 +17,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-MOMENTS: Final = ("exp_avg", "exp_avg_sq")
+from pipeline.optim.kinds import ADAM, MOMENTS_OF
+
+MOMENTS: Final = ADAM
 
 
 @dataclass(frozen=True)
@@ -33,39 +35,50 @@ class Part:
 
 @dataclass(frozen=True)
 class Master:
-    """One tensor that AdamW updates."""
+    """One tensor that the optimizer updates."""
 
     tensor: Tensor  # float32: a parameter, or flat
-    state: dict[str, Tensor]  # the optimizer's of it: `step`, MOMENTS, and what is kept beside them
+    state: dict[str, Tensor]  # the optimizer's of it: `step` of AdamW, its moments, and what is kept beside them
     parts: tuple[Part, ...]  # what lies in it; padding belongs to none
 
 
 def masters(engine: Any) -> list[Master]:
     """All of this rank's, in the order of the model's parameter groups."""
     layout = {0: _replicated, 1: _partitioned, 2: _partitioned, 3: _partitioned_each}[engine.zero_optimization_stage()]
-    states = _adamw(engine).state
+    states = _inner(engine).state
     return [Master(tensor, states[tensor], tuple(parts)) for tensor, parts in layout(engine)]
 
 
+def moments(engine: Any) -> tuple[str, ...]:
+    """What its optimizer keeps of each weight."""
+    return MOMENTS_OF["sgd" if isinstance(_inner(engine), torch.optim.SGD) else "adamw"]
+
+
 def create_moments(engine: Any) -> None:
-    """Gives AdamW the state that it would make in its first step (torch/optim/adam.py, `_init_group`)."""
-    fused = _adamw(engine).defaults["fused"]
+    """Gives the optimizer the state that it would make in its first step.
+
+    AdamW's begins at zero (torch/optim/adam.py, `_init_group`). SGD's momentum begins as the first gradient
+    (torch/optim/sgd.py), which is what comes of zeros, without dampening, as well.
+    """
+    kinds, fused = moments(engine), _inner(engine).defaults["fused"]
     for master in masters(engine):
         if not master.state:
-            device = master.tensor.device if fused else torch.device("cpu")
-            master.state["step"] = torch.zeros((), dtype=torch.float32, device=device)
-            for moment in MOMENTS:
+            if kinds == ADAM:
+                device = master.tensor.device if fused else torch.device("cpu")
+                master.state["step"] = torch.zeros((), dtype=torch.float32, device=device)
+            for moment in kinds:
                 master.state[moment] = torch.zeros_like(master.tensor, requires_grad=False)
 
 
 def optimizer_step(engine: Any) -> int:
-    """Steps that AdamW has taken: its bias correction depends on it."""
-    return next((int(master.state["step"]) for master in masters(engine) if master.state), 0)
+    """Steps that AdamW has taken: its bias correction depends on it. SGD does not count: 0."""
+    return next((int(master.state["step"]) for master in masters(engine) if "step" in master.state), 0)
 
 
 def set_optimizer_step(engine: Any, step: int) -> None:
     for master in masters(engine):
-        master.state["step"].fill_(step)
+        if "step" in master.state:
+            master.state["step"].fill_(step)
 
 
 @torch.no_grad()
@@ -118,5 +131,5 @@ def _names(engine: Any) -> dict[int, str]:
     return {id(parameter): name for name, parameter in engine.module.named_parameters()}
 
 
-def _adamw(engine: Any) -> torch.optim.Optimizer:
+def _inner(engine: Any) -> torch.optim.Optimizer:
     return engine.optimizer if engine.zero_optimization_stage() == 0 else engine.optimizer.optimizer

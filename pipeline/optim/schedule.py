@@ -2,7 +2,7 @@
 
 import math
 
-from pipeline.config import Schedule
+from pipeline.config_optim import Schedule
 
 
 def learning_rate(schedule: Schedule, peak: float, step: int, total_steps: int) -> float:
@@ -14,15 +14,35 @@ def learning_rate(schedule: Schedule, peak: float, step: int, total_steps: int) 
         linear    end + (peak - end) * (1 - t)
         cosine    end + (peak - end) * (1 + cos(pi t)) / 2
         constant  peak
+        rsqrt     peak / sqrt(1 + (step - warmup_steps) / timescale)
+
+    rsqrt is that of "Scaling Vision Transformers" (arXiv 2106.04560, section 3.5; big_vision, utils.py). It does not
+    know when the run ends, and constant does not either; in the last `cooldown_steps` they come down linearly:
+
+        end + (rate - end) * (total_steps - step) / cooldown_steps
+
+    So a run that is made longer repeats only its cool-down.
     """
-    if step <= schedule.warmup_steps:
+    rate = _before_cooldown(schedule, peak, step, total_steps)
+    left = total_steps - step
+    if left >= schedule.cooldown_steps:
+        return rate
+    end = min(schedule.end_lr, rate)  # a cool-down never goes up
+    return end + (rate - end) * left / schedule.cooldown_steps
+
+
+def _before_cooldown(schedule: Schedule, peak: float, step: int, total_steps: int) -> float:
+    since = step - schedule.warmup_steps
+    if since <= 0:
         return peak * step / schedule.warmup_steps
-    t = (step - schedule.warmup_steps) / max(1, total_steps - schedule.warmup_steps)
+    t = since / max(1, total_steps - schedule.warmup_steps)
     end = schedule.end_lr
     match schedule.name:
         case "linear":
             return end + (peak - end) * (1.0 - t)
         case "cosine":
             return end + (peak - end) * 0.5 * (1.0 + math.cos(math.pi * t))
+        case "rsqrt":
+            return peak / math.sqrt(1.0 + since / schedule.timescale)
         case _:
             return peak

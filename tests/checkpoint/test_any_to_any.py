@@ -13,7 +13,7 @@ from pipeline.checkpoint.manifest import published
 from pipeline.checkpoint.restore import verify
 from pipeline.run.metrics import read_lines
 from tests.datasets import make_dataset
-from tests.runs import steps_of, train, write_run
+from tests.runs import one_line, steps_of, train, vitstream, write_run
 
 LEGS = [
     ("zero0", 2),
@@ -124,6 +124,33 @@ def test_bf16_is_handed_over(data):
     assert [line["loss"] for line in steps.values()] == pytest.approx(
         [line["loss"] for line in expected.values()], rel=1e-3
     )
+
+
+def test_sgd_and_mixed_groups_are_handed_over(data):
+    """One moment, three groups of other rates and decays, kept at every stage and number of processes."""
+    groups = [{"match": r"head\..*", "lr": 0.5, "weight_decay": 5}]
+    optimizer = {"name": "sgd", "lr": 0.02, "layer_decay": 0.5, "groups": groups}
+    same = {"epochs": None, "schedule": {"name": "constant"}, "batch_size": 16, "optimizer": optimizer}
+    whole = write_run(data / "whole-sgd.yaml", data / "train", steps=6, zero="zero1", **same)
+    train(whole, 2)
+    handed = write_run(data / "handed-sgd.yaml", data / "train", steps=6, **same)
+    for leg, (zero, nproc) in enumerate([("zero3", 2), ("zero0", 1), ("zero2", 2)], start=1):
+        said = train(handed, nproc, "--set", f"zero={zero}", "--set", f"steps={2 * leg}").stdout
+        assert "sgd: lr x 0.5, weight decay 0.5: 325 parameters in 2 tensors (head.weight, head.bias)" in said
+    ours, expected = steps_of(handed), steps_of(whole)
+    assert [ours[s]["loss"] for s in ours] == pytest.approx([expected[s]["loss"] for s in expected], rel=1e-5)
+    one, other = (TensorReader(path, verify(path)) for path in (checkpoints_of(run)[-1] for run in (whole, handed)))
+    manifest = verify(checkpoints_of(handed)[-1])
+    assert {key.partition("/")[0] for key in manifest.tensors} == {"weight", "momentum_buffer"}
+    for key in manifest.tensors:
+        size = torch.Size(manifest.shapes[key.partition("/")[2]]).numel()
+        mine, theirs = other.read(key, 0, size), one.read(key, 0, size)
+        assert key.endswith("qkv.bias") or torch.linalg.vector_norm(mine - theirs) <= 1e-4 * theirs.norm(), key
+    refused = vitstream("train", handed, "--set", "optimizer.name=adamw", "--set", "steps=7")
+    one_line(refused, "optimizer.name: sgd -> adamw", "does not go on with the other optimizer's moments")
+    said = train(handed, 1, "--set", "optimizer.name=adamw", "--set", "steps=7", "--accept-changes").stdout
+    assert "that checkpoint has no exp_avg: it begins at zero" in said
+    assert verify(checkpoints_of(handed)[-1]).optimizer_step == 1
 
 
 @pytest.mark.parametrize("world", [1, 3])

@@ -1,13 +1,16 @@
 """What `plan` says of the model against the model itself, and against ZeRO's own arithmetic."""
 
+import math
 from pathlib import Path
 
 import pytest
 
 from pipeline.config import load_config
 from pipeline.engine import build_model
+from pipeline.launch.saving import saving_of
 from pipeline.launch.states import model_states
 from pipeline.models.architecture import parameters
+from pipeline.models.shapes import parameter_shapes
 from tests.runs import write_run
 
 H14 = 632_045_800  # ViT-H/14 with 1000 classes, as transformers counts it
@@ -32,7 +35,9 @@ def config_of(folder: Path, **overrides: object):
 )
 def test_parameters_are_counted_as_the_model_has_them(model: dict, tmp_path: Path) -> None:
     config = config_of(tmp_path, model=model)
-    assert parameters(config, 7) == sum(each.numel() for each in build_model(config, 7).parameters())
+    built = {name: tuple(each.shape) for name, each in build_model(config, 7).named_parameters()}
+    assert list(parameter_shapes(config, 7).items()) == list(built.items())
+    assert parameters(config, 7) == sum(math.prod(shape) for shape in built.values())
 
 
 @pytest.mark.fast
@@ -62,3 +67,10 @@ def test_an_average_costs_four_bytes_of_a_share(tmp_path: Path) -> None:
         for ema in (None, {"decay": 0.9999})
     )
     assert averaged.gpu - plain.gpu == pytest.approx(4 * H14 / 8, rel=1e-6)
+
+
+@pytest.mark.fast
+def test_sgd_keeps_one_moment(tmp_path: Path) -> None:
+    config = config_of(tmp_path, model={"name": "vit-h/14"}, precision="bf16", optimizer={"name": "sgd"})
+    assert model_states(config, 1000, 8, 1).gpu == pytest.approx((2 + 2 + 8 / 8) * H14, rel=1e-6)
+    assert saving_of(config, 1000, 10, 8).each == 8 * H14

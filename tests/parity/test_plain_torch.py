@@ -26,7 +26,7 @@ NO_KERNELS = ("cls_token", "pos_embed", "register_tokens", "pool.probe")
 PEAK, WARMUP, STEPS, CLIP, DECAY, AVERAGING = 1e-3, 3, 10, 0.5, 0.1, 0.8
 
 
-def run_yaml(folder, data, zero="zero1", batch_size=30, **changes):
+def run_yaml(folder, data, zero="zero1", batch_size=30, optimizer=None, **changes):
     return write_run(
         folder / "run.yaml",
         data,
@@ -35,7 +35,7 @@ def run_yaml(folder, data, zero="zero1", batch_size=30, **changes):
         micro_batch_size=6,
         epochs=None,
         steps=STEPS,
-        optimizer={"lr": PEAK, "weight_decay": DECAY},
+        optimizer={"lr": PEAK, "weight_decay": DECAY} | (optimizer or {}),
         schedule={"name": "linear", "warmup_steps": WARMUP},
         regularization={"clip_norm": CLIP},
         loader={"workers": 0},
@@ -51,17 +51,13 @@ def plain_torch(config):
     feed = TrainFeed(order, config.batch_size, 1, 0, config.batch_size, 0, config.batch_size * STEPS)
     batches = list(run_loader(recipe_of(config.data.train, feed, 32, config.augment)))
     model = starting_point(config, len(manifest.classes))
-    plain = [
-        p for n, p in model.named_parameters() if n.endswith("bias") or "norm" in n or n in NO_KERNELS or p.ndim < 2
-    ]
-    kernels = [p for p in model.parameters() if not any(p is q for q in plain)]
-    assert plain and kernels
-    optimizer = torch.optim.AdamW([{"params": kernels, "weight_decay": DECAY}, {"params": plain, "weight_decay": 0.0}])
+    optimizer = reference_optimizer(config, model)
     average = {name: p.detach().clone() for name, p in model.named_parameters()}
     losses, norms = [], []
     for step in range(1, STEPS + 1):
         for group in optimizer.param_groups:
-            group["lr"] = PEAK * step / WARMUP if step <= WARMUP else PEAK * (STEPS - step) / (STEPS - WARMUP)
+            lr = step / WARMUP if step <= WARMUP else (STEPS - step) / (STEPS - WARMUP)
+            group["lr"] = config.optimizer.lr * lr * group["rate"]
         batch = batches[step - 1]
         real = batch.weights > 0
         images = batch.images[real].permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -74,6 +70,21 @@ def plain_torch(config):
         for name, parameter in model.named_parameters():
             average[name] = AVERAGING * average[name] + (1 - AVERAGING) * parameter.detach()
     return losses, norms, model.state_dict(), average
+
+
+def reference_optimizer(config, model):
+    """Each parameter in a group of its own. Of MANY: layer 0 of two at 1/4 of the rate, the head at twice the full."""
+    groups = []
+    for name, parameter in model.named_parameters():
+        plain = name.endswith("bias") or "norm" in name or name in NO_KERNELS or parameter.ndim < 2
+        rate, decay = 1.0, 0.0 if plain else DECAY
+        if config.optimizer.layer_decay:
+            rate = {"blocks.1": 0.5, "blocks.0": 0.25, "norm": 1.0, "head": 2.0}.get(name.rpartition(".")[0][:8], 0.125)
+            decay = 10 * DECAY if name == "head.weight" else decay
+        groups.append({"params": [parameter], "weight_decay": decay, "rate": rate})
+    if config.optimizer.name == "sgd":
+        return torch.optim.SGD(groups, momentum=0.9)
+    return torch.optim.AdamW(groups)
 
 
 def our_engine(run, out, world_size):
@@ -158,6 +169,28 @@ def test_a_bit_of_transformers_too(data, tmp_path, zero):
     """The paper's ResNets, small; with GELU, since a ReLU's gradient jumps where rounding changes a sign."""
     model = {"name": f"hf:{write_bit(tmp_path / 'bit', hidden_act='gelu')}", "image_size": 32}
     ten_steps(data, tmp_path, zero, 30, 2, model=model)
+
+
+SGD = {"name": "sgd", "lr": 0.02}
+MANY = {
+    "layer_decay": 0.5,
+    "groups": [{"match": r"head\.weight", "lr": 2, "weight_decay": 10}, {"match": r"head\.bias", "lr": 2}],
+}
+
+
+@pytest.mark.parametrize(
+    ("zero", "world_size", "optimizer"),
+    [
+        ("zero0", 2, SGD),
+        ("zero1", 3, SGD | MANY),
+        ("zero2", 2, MANY),
+        ("zero3", 2, SGD | MANY),
+        ("zero3", 3, MANY),
+        ("zero3_offload", 2, SGD),
+    ],
+)
+def test_sgd_and_many_groups_equal_plain_torch(data, tmp_path, zero, world_size, optimizer):
+    assert ten_steps(data, tmp_path, zero, 30, world_size, optimizer=optimizer) == [30] * STEPS
 
 
 def ten_steps(data, tmp_path, zero, batch_size, world_size, **changes):
