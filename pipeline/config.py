@@ -192,7 +192,7 @@ class Config(Section):
     evaluate: Evaluate = Evaluate()
     augment: Augment = Augment()
     loader: Loader = Loader()
-    loss: Literal["softmax", "sigmoid"] = "softmax"
+    loss: Literal["softmax", "sigmoid", "bce"] = "softmax"
     label_smoothing: Fraction = 0.0
     regularization: Regularization = Regularization()
     log_every: Positive = 20  # steps

@@ -1,9 +1,10 @@
 """Whole DATASETs for the tests, from the format's own primitives: real tars, indexes and manifest, in milliseconds."""
 
 import io
+import json
 import tarfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -24,7 +25,7 @@ class Entry:
 
     key: str
     data: bytes  # encoded
-    label: int
+    label: int | tuple[int, ...]  # several: of a dataset of several labels per image
     width: int  # upright
     height: int
     suffix: str = "jpg"
@@ -65,11 +66,22 @@ def photo_entry(number: int, label: int, size: tuple[int, int], seed: int) -> En
     return Entry(key, simplejpeg.encode_jpeg(pixels, quality=90, fastdct=False), label, *size)
 
 
+def make_dataset_of_several(path: Path, samples: int, classes: int = 5, seed: int = 0) -> Manifest:
+    """The same with any number of labels per image: sample i has its class, and each other one with a chance of 1/4."""
+    rng, entries = np.random.default_rng(seed), []
+    for number in range(samples):
+        also = [c for c in range(classes) if rng.random() < 0.25 and c != number % classes]
+        labels = () if number == 7 else (number % classes, *also)
+        entries.append(replace(photo_entry(number, number % classes, (64, 48), seed), label=labels))
+    return write_dataset(path, [entries[::2], entries[1::2]], tuple(f"class-{c:02d}" for c in range(classes)))
+
+
 def write_dataset(path: Path, shards: Sequence[Sequence[Entry]], classes: tuple[str, ...]) -> Manifest:
     """Writes tars, indexes and manifest of these samples into `path`."""
     (path / "shards").mkdir(parents=True, exist_ok=True)
     written = tuple(_write_shard(path / "shards", number, entries) for number, entries in enumerate(shards))
-    manifest = Manifest(classes=classes, labels="single", shards=written)
+    several = any(isinstance(entry.label, tuple) for entries in shards for entry in entries)
+    manifest = Manifest(classes=classes, labels="multi" if several else "single", shards=written)
     write_manifest(path, manifest)
     return manifest
 
@@ -84,13 +96,16 @@ def _write_shard(folder: Path, number: int, entries: Sequence[Entry]) -> Shard:
                     entry.key,
                     offset=tar.offset + tarfile.BLOCKSIZE,
                     size=len(entry.data),
-                    labels=(entry.label,),
+                    labels=entry.label if isinstance(entry.label, tuple) else (entry.label,),
                     width=entry.width,
                     height=entry.height,
                 )
             )
             _add(tar, f"{entry.key}.{entry.suffix}", entry.data)
-            _add(tar, f"{entry.key}.cls", str(entry.label).encode())
+            if isinstance(entry.label, tuple):
+                _add(tar, f"{entry.key}.json", json.dumps({"labels": list(entry.label)}).encode())
+            else:
+                _add(tar, f"{entry.key}.cls", str(entry.label).encode())
     data = (folder / name).read_bytes()
     keys = key_sum(row.key for row in rows)
     shard = Shard(name, len(rows), len(data), hex64(xxhash.xxh3_64_intdigest(data)), hex64(keys))

@@ -31,14 +31,14 @@ class StageTimes:
 
 @dataclass
 class MicroBatch:
-    """A hole or a padding slot has weight 0, label 0 and black pixels.
+    """A hole or a padding slot has weight 0, label 0 (or none) and black pixels.
 
     Guests, behind the B images that are trained on, are there to be mixed in: their slots are another micro-batch's,
     or another rank's.
     """
 
     images: Tensor  # uint8 [B + guests, S, S, 3]
-    labels: Tensor  # int64 [B + guests]
+    labels: Tensor  # int64 [B + guests]; or uint8 [B + guests, ceil(classes / 8)], of several labels per image
     weights: Tensor  # float32 [B]: 1 or 0
     rows: Tensor  # int64 [accounts touched by the global batch, ROW]: the ledger's; stays on the CPU
     holes: list[tuple[Account, Hole]]

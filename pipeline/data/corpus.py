@@ -63,6 +63,11 @@ class Corpus:
         return self.members[0].manifest.labels
 
     @property
+    def several(self) -> int:
+        """Number of classes where an image may have any number of them; 0 where each has one."""
+        return len(self.classes) if self.labels == "multi" else 0
+
+    @property
     def samples(self) -> int:
         return int(self.starts[-1])
 
@@ -152,6 +157,12 @@ def open_corpus(
                 f"({_difference(first.manifest.classes, member.manifest.classes)}): "
                 "datasets that are trained on together need one class list"
             )
+        if member.manifest.labels != first.manifest.labels:
+            one, several = sorted((first, member), key=lambda each: each.manifest.labels, reverse=True)
+            raise UsageError(
+                f"{key}: {several.location} has several labels per image and {one.location} one: datasets that are "
+                "trained on together need one kind; shard the other with --labels, too"
+            )
         twin = seen.setdefault(member.manifest.fingerprint, member)
         if twin is not member:
             raise UsageError(
@@ -162,7 +173,7 @@ def open_corpus(
 
 
 def open_member(place: Place, key: str, classes: int | Path | None = None) -> Member:
-    """One dataset, of a label per image. Raises as `open_corpus`."""
+    """One dataset. Raises as `open_corpus`."""
     location = Location.of(place)
     try:
         manifest = read_dataset(location, classes)
@@ -170,8 +181,6 @@ def open_member(place: Place, key: str, classes: int | Path | None = None) -> Me
         raise UsageError(f"{key}: {error}") from None
     if manifest.samples == 0:
         raise UsageError(f"{key}: {location} holds no samples")
-    if manifest.labels != "single":
-        raise UsageError(f"{key}: {location} has several labels per image; training takes one per image")
     return Member(location, manifest)
 
 

@@ -50,7 +50,7 @@ class Loader:
         """
         self.recipe, self.feed, self.device = recipe, recipe.feed, device
         self._prefetch, self._in_use = prefetch, in_use
-        self._ring = Ring(Shape(prefetch + in_use, self.feed.rows, recipe.image_size))
+        self._ring = Ring(Shape(prefetch + in_use, self.feed.rows, recipe.image_size, recipe.corpus.several))
         self._next = 0
         self._held: deque[torch.cuda.Event | None] = deque()  # of the newest items taken: when they are copied
         self._pinned: int | None = None

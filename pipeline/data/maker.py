@@ -95,8 +95,9 @@ class Maker:
                 return 0
             if draws.steps:
                 slot.images[row] = apply(slot.images[row], draws, n)
-            slot.labels[row], slot.weights[row] = sample.label, 1.0
-            return xxhash.xxh3_64_intdigest(slot.images[row], sample.label) if self.recipe.pixel_digest else 0
+            slot.set_labels(row, sample.labels)
+            slot.weights[row] = 1.0
+            return _digest(slot.images[row], slot.labels[row]) if self.recipe.pixel_digest else 0
 
         numbers: Iterable[int] = range(len(found))
         return list(self._pool.map(decode, numbers) if self._pool and not again else map(decode, numbers))
@@ -150,6 +151,12 @@ def _size(sample: Sample | Hole) -> tuple[int, int]:
     except ImageError:  # decoding says why
         return 1, 1
     return header.width, header.height
+
+
+def _digest(pixels: np.ndarray, label: np.ndarray | np.int64) -> int:
+    """Of what the model sees of an image: `label` is its number, or uint8 [label_bytes]."""
+    seed = xxhash.xxh3_64_intdigest(label) if isinstance(label, np.ndarray) else int(label)
+    return xxhash.xxh3_64_intdigest(pixels, seed)
 
 
 def _blank(slot: Slot, row: int) -> None:

@@ -5,7 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from pipeline.loss import sample_losses
+from pipeline.loss import sample_losses, target_losses, targets_of
 
 
 class Mix(Protocol):
@@ -33,11 +33,17 @@ def mix_images(images: Tensor, mix: Mix) -> Tensor:
 
 
 def mixed_losses(logits: Tensor, labels: Tensor, mix: Mix, loss: str, label_smoothing: float) -> Tensor:
-    """float32 [B] from logits [B, classes] of mixed images and labels int64 [B + guests]; see `sample_losses`.
+    """float32 [B] from logits [B, classes] of mixed images and labels of B + guests images; see `sample_losses`.
 
-    The loss against the mixed target, lam y + (1 - lam) y', exactly: both losses are affine in their target, and
-    smoothing is an affine map of it, so the loss of the mean is the mean of the losses.
+    The loss against the mixed target, lam y + (1 - lam) y', exactly: softmax and sigmoid are affine in their target, as
+    smoothing is, so the loss of the mean is the mean of the losses. bce takes both labels wholly,
+    however little there is to see of one (facebookresearch/deit, engine.py: `targets.gt(0.0)`).
     """
+    if loss == "bce":
+        targets = targets_of(labels, logits.shape[1], loss)
+        lam = mix.lam[:, None]
+        present = lam * targets[: len(mix.lam)] + (1.0 - lam) * targets[mix.partner] > 0
+        return target_losses(logits, present.float(), loss, label_smoothing)
     own = sample_losses(logits, labels[: len(mix.lam)], loss, label_smoothing)
     partners = sample_losses(logits, labels[mix.partner], loss, label_smoothing)
     return mix.lam * own + (1.0 - mix.lam) * partners

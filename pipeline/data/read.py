@@ -162,7 +162,7 @@ class _ShardReading:
         keys, _, _, labels, widths, heights = columns
         images = file.read_as_written(columns)
         return {
-            sample: Sample(key, key_hash(key), image, self._class(of_it[0], key), width, height)
+            sample: Sample(key, key_hash(key), image, self._known(of_it, key), width, height)
             for sample, key, image, of_it, width, height in zip(ids, keys, images, labels, widths, heights, strict=True)
             if image is not None
         }
@@ -203,16 +203,16 @@ class _ShardReading:
         return self._reader.hole(sample, cause)
 
     def _sample(self, packed: Packed, row: IndexRow) -> Sample:
-        if len(packed.labels) != 1:
+        if len(packed.labels) != 1 and self._member.manifest.labels == "single":
             raise Unreadable(f"has {len(packed.labels)} labels; one is needed")
-        label = self._class(packed.labels[0], packed.key)
-        return Sample(packed.key, key_hash(packed.key), packed.data, label, row.width, row.height)
+        labels = self._known(packed.labels, packed.key)
+        return Sample(packed.key, key_hash(packed.key), packed.data, labels, row.width, row.height)
 
-    def _class(self, label: int, key: str) -> int:
-        if label >= self._classes:
-            say = f"{self._shard.name}: sample {key} is of class {label}, the dataset has {self._classes}"
+    def _known(self, labels: tuple[int, ...], key: str) -> tuple[int, ...]:
+        if labels and max(labels) >= self._classes:
+            say = f"{self._shard.name}: sample {key} is of class {max(labels)}, the dataset has {self._classes}"
             raise WorkFailed(f"{say}; see: vitstream verify DATASET", "data", False)
-        return label
+        return labels
 
 
 def _lie_apart(places: list[int]) -> bool:

@@ -20,11 +20,17 @@ class Shape:
     slots: int  # micro-batches
     rows: int  # of one, with guests
     size: int  # of an image, in pixels
+    several: int = 0  # classes of which an image has any number; 0: it has one
+
+    @property
+    def label_bytes(self) -> int:
+        """Of an image: a number, or a bit for each class."""
+        return -(-self.several // 8) or 8
 
     @property
     def slot_bytes(self) -> int:
         """Images, labels and weights of a micro-batch; each begins a page."""
-        used = self.rows * (self.size * self.size * 3 + 8 + 4) + 2 * _WORD
+        used = self.rows * (self.size * self.size * 3 + self.label_bytes + 4) + 2 * _WORD
         return -(-used // mmap.PAGESIZE) * mmap.PAGESIZE
 
     @property
@@ -37,8 +43,17 @@ class Slot:
     """One micro-batch's arrays, in place."""
 
     images: np.ndarray  # uint8 [rows, size, size, 3]
-    labels: np.ndarray  # int64 [rows]
+    labels: np.ndarray  # int64 [rows]; or uint8 [rows, label_bytes], class 0 the highest bit of the first byte
     weights: np.ndarray  # float32 [rows]
+
+    def set_labels(self, row: int, labels: tuple[int, ...]) -> None:
+        """Of one image."""
+        if self.labels.ndim == 1:
+            (self.labels[row],) = labels
+            return
+        self.labels[row] = 0
+        for label in labels:
+            self.labels[row, label // 8] |= 128 >> label % 8
 
 
 class Ring:
@@ -64,6 +79,6 @@ class Ring:
 
         return Slot(
             images=array(np.uint8, shape.rows, shape.size, shape.size, 3),
-            labels=array(np.int64, shape.rows),
+            labels=array(np.uint8, shape.rows, shape.label_bytes) if shape.several else array(np.int64, shape.rows),
             weights=array(np.float32, shape.rows),
         )

@@ -14,9 +14,15 @@ class Sample(NamedTuple):
     key: str
     key_hash: int
     data: Bytes
-    label: int
+    labels: tuple[int, ...]  # one, but in a dataset of several per image
     width: int  # 0 where the index does not know it
     height: int
+
+    @property
+    def label(self) -> int:
+        """Of a dataset of one label per image."""
+        (label,) = self.labels
+        return label
 
 
 @dataclass(frozen=True)

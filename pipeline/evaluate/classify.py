@@ -1,4 +1,4 @@
-"""Top-1 accuracy and loss over a whole dataset."""
+"""Top-1 accuracy and loss over a whole dataset. Of several labels per image, any of them counts as right."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pipeline.data.sample import Hole
 from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.manifest import Manifest
 from pipeline.distributed import World
-from pipeline.loss import normalise, sample_losses
+from pipeline.loss import hits, normalise, sample_losses
 from pipeline.step import model_dtype
 
 
@@ -50,8 +50,9 @@ def classify(
     for batch in batches:
         logits = model(normalise(batch.images, model_dtype(config)))
         losses = sample_losses(logits, batch.labels, config.loss, label_smoothing=0.0)
-        correct = (logits.argmax(dim=1) == batch.labels).to(torch.float32)
-        sums += torch.stack([(correct * batch.weights).sum(), (losses * batch.weights).sum()]).double()
+        sums += torch.stack(
+            [(hits(logits, batch.labels) * batch.weights).sum(), (losses * batch.weights).sum()]
+        ).double()
         unread += batch.holes
         seen += batch.rows[0, [READ, HOLES]]
     model.train(was_training)

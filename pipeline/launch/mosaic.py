@@ -26,6 +26,8 @@ def check(config: Config, train: Corpus, world_size: int) -> None:
             f"data.train: {member.location} is no MDS folder, which is what loader.name: mosaic reads: "
             "vitstream convert makes one, or leave loader.name out"
         )
+    if train.several:
+        raise UsageError(f"data.train: {member.location} has several labels per image, loader.name: mosaic reads one")
     if member.location.is_remote and not member.location.text.startswith(_SCHEMES):
         raise UsageError(f"data.train: {member.location}: loader.name: mosaic reads {' and '.join(_SCHEMES)} from afar")
     for key in _OURS:

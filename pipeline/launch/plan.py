@@ -22,6 +22,7 @@ from pipeline.data.storage import MAX_OPEN
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.index import MAX_REMOTE_BATCHES, ROWS_PER_BATCH
 from pipeline.dataset.quantities import human_bytes
+from pipeline.launch.caching import CachePlan, cache_plan
 from pipeline.launch.saving import Saving, saving_of
 from pipeline.launch.states import States, model_states
 from pipeline.models.architecture import train_flops
@@ -123,16 +124,6 @@ class Traffic:
 
 
 @dataclass(frozen=True)
-class CachePlan:
-    """What data.cache does."""
-
-    bytes: int
-    holds: float  # share of the data
-    fetched: int  # bytes from afar in the whole run, by all nodes
-    fetched_without: int  # the same without a cache
-
-
-@dataclass(frozen=True)
 class Plan:
     """All of it."""
 
@@ -165,7 +156,7 @@ def make_plan(config: Config, corpus: Corpus, machines: Machines) -> Plan:
     volume = _volume(length, per_sample, corpus.samples, machines)
     saving = saving_of(config, len(corpus.classes), feed.steps, machines.ranks)
     states = model_states(config, len(corpus.classes), machines.ranks, length.accumulation)
-    memory = _memory(config, parts, feed, per_sample, saving.snapshot + states.host, machines)
+    memory = _memory(config, parts, feed, corpus.several, per_sample, saving.snapshot + states.host, machines)
     plan = Plan(
         length=length,
         states=states,
@@ -176,7 +167,7 @@ def make_plan(config: Config, corpus: Corpus, machines: Machines) -> Plan:
         memory=memory,
         saving=saving,
         traffic=_traffic(config, corpus, feed, length.images_per_s, memory.room, machines),
-        cache=_cache(config, corpus, volume.run, machines),
+        cache=cache_plan(config, corpus, volume.run, machines.nodes),
         warnings=(),
     )
     return Plan(**(vars(plan) | {"warnings": tuple(_warnings(plan, corpus))}))
@@ -242,7 +233,13 @@ def _volume(length: Length, per_sample: float, samples: int, machines: Machines)
 
 
 def _memory(
-    config: Config, parts: tuple[Part, ...], feed: TrainFeed, per_sample: float, beside: int, machines: Machines
+    config: Config,
+    parts: tuple[Part, ...],
+    feed: TrainFeed,
+    several: int,
+    per_sample: float,
+    beside: int,
+    machines: Machines,
 ) -> Memory:
     """`beside`: bytes of a rank that are no data: for checkpoints, and for optimizer state that is offloaded."""
     loader = config.loader
@@ -254,7 +251,7 @@ def _memory(
         limit = machines.memory // MEMORY_SHARE // machines.ranks_per_node
     ahead = 1 + 1.25 * loader.read_ahead  # at most, as window.py asks for several at once
     read_ahead = round(ahead * feed.rows * per_sample)
-    ring = Shape(loader.prefetch + feed.accumulation, feed.rows, config.model.image_size).bytes
+    ring = Shape(loader.prefetch + feed.accumulation, feed.rows, config.model.image_size, several).bytes
     most = round(windows.max())
     node = machines.ranks_per_node * (min(most, limit or most) + read_ahead + ring + beside)
     if machines.memory is not None and node > machines.memory:
@@ -294,24 +291,6 @@ def _traffic(
         requests_per_s_of_node=rate * machines.ranks_per_node,
         bytes_per_s_of_node=rate * machines.ranks_per_node * found.bytes_each,
     )
-
-
-def _cache(config: Config, corpus: Corpus, without: int, machines: Machines) -> CachePlan | None:
-    """A shard stays once it is in the cache, until that is full; the others are read by ranges, each by who needs it.
-
-    So a node that caches fetches what it holds once, its own share or not, and without a cache its share every epoch.
-    """
-    if config.data.cache is None:
-        return None
-    room, largest = config.data.cache.bytes, max(s.bytes for m in corpus.members for s in m.manifest.shards)
-    if room < largest:
-        raise UsageError(
-            f"data.cache.bytes: {human_bytes(room)} are less than a shard, the largest of which has "
-            f"{human_bytes(largest)}: raise it, or leave data.cache out"
-        )
-    holds = min(room, sum(member.cacheable_bytes for member in corpus.members)) / corpus.bytes
-    fetched = round(machines.nodes * holds * corpus.bytes + (1 - holds) * without)
-    return CachePlan(room, holds, fetched, without)
 
 
 def _warnings(plan: Plan, corpus: Corpus) -> list[str]:

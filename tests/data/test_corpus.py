@@ -77,7 +77,7 @@ def test_what_does_not_go_together_is_refused(places: tuple[Path, ...], tmp_path
         tmp_path / "more": "more has other classes than .*a .6 of them, not 5",
         tmp_path / "other": "other has other classes than .*a .class 1 is tree, not class-01",
         tmp_path / "empty": "empty holds no samples",
-        tmp_path / "multi": "multi has several labels per image",
+        tmp_path / "multi": "multi has several labels per image and .*a one",
         tmp_path / "none": "none: no such dataset",
         places[0]: "a holds the same as .*a: name it once",
     }.items():
