@@ -22,8 +22,9 @@ from pydantic import (
 
 from pipeline.config_model import Model
 from pipeline.config_optim import Optimizer, Schedule
+from pipeline.config_preset import Preset
 from pipeline.config_slurm import Slurm
-from pipeline.config_tree import Positive, Section, explain, read_tree
+from pipeline.config_tree import Positive, Section, explain, merge, read_tree
 from pipeline.data.places import Place, Places
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.files import canonical_json
@@ -199,6 +200,7 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     watchdog: Limits = Limits()
     slurm: Slurm | None = None
+    preset: Preset | None = None  # what is told of the recipe that was extended
 
     @model_validator(mode="after")
     def _length(self) -> "Config":
@@ -238,8 +240,8 @@ class Config(Section):
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the configuration without `run_dir`: a run's folder may be moved."""
-        return hashlib.sha256(canonical_json(self.to_json(exclude={"run_dir"}))).hexdigest()
+        """SHA-256 of the configuration without `run_dir`, as a run's folder may be moved, and what is only told."""
+        return hashlib.sha256(canonical_json(self.to_json(exclude={"run_dir", "preset"}))).hexdigest()
 
     def to_json(self, exclude: set[str] | None = None) -> dict[str, Any]:
         return self.model_dump(mode="json", exclude=exclude)
@@ -252,13 +254,19 @@ class Config(Section):
         return yaml.safe_dump(self.to_json(), sort_keys=False, allow_unicode=True)
 
 
-def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
+def load_config(path: Path, overrides: Iterable[str] = (), elsewhere: bool = False) -> Config:
     """Reads RUN.yaml, resolves `extends`, applies `--set` overrides ("a.b=c", the value is YAML).
+
+    `elsewhere`: a preset says neither where the data lies nor where the run does; both are made up where they miss.
 
     Raises:
         UsageError: one line that names the file and the key, and where it can, the fix.
     """
     tree = read_tree(path, overrides)
+    preset = tree.get("preset")
+    if elsewhere and isinstance(preset, dict):
+        data = {"train": f"data/{str(preset.get('dataset')).lower().replace(' ', '-')}"}
+        tree = merge({"run_dir": f"runs/{path.stem}", "data": data}, tree)
     try:
         return Config.model_validate(tree)
     except ValidationError as error:

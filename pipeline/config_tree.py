@@ -37,7 +37,7 @@ def read_tree(path: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
             raise UsageError(f"--set {override}: the value is not valid YAML") from None
         for part in reversed(key.split(".")):
             branch = {part: branch}
-        tree = _merge(tree, branch)
+        tree = merge(tree, branch)
     return tree
 
 
@@ -58,7 +58,7 @@ def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     base = tree.pop("extends", None)
     if base is None:
         return tree
-    return _merge(_read_tree(_find_base(path, str(base)), (*seen, real)), tree)
+    return merge(_read_tree(_find_base(path, str(base)), (*seen, real)), tree)
 
 
 def _find_base(path: Path, base: str) -> Path:
@@ -69,11 +69,12 @@ def _find_base(path: Path, base: str) -> Path:
     raise UsageError(f"{path}: extends: {base} is neither a preset nor a file; presets: {', '.join(presets)}")
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` over `base`, section by section."""
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
-        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+        merged[key] = merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return merged
 
 

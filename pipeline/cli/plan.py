@@ -9,7 +9,10 @@ EXAMPLE = "Example: vitstream plan run.yaml --nodes 8 --gpus-per-node 8 --memory
 
 
 def plan(
-    run: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run's configuration.", show_default=False)],
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN.yaml", help="The run's configuration, or a preset's name.", show_default=False),
+    ],
     nproc: Annotated[
         int | None, typer.Option(min=1, help="Processes on this machine, as train takes it.", show_default=False)
     ] = None,
@@ -34,7 +37,8 @@ def plan(
 ) -> None:
     """What a run will read and need: steps, bytes, requests, memory, cache; before anything starts.
 
-    Computed from RUN.yaml and the datasets' manifests; no image is read, nothing is written.
+    Computed from RUN.yaml and the datasets' manifests; no image is read, nothing is written. Of a preset whose data is
+    not here, for as much data as it was published with.
     Exit codes: 0 done, 2 wrong usage or input, or a run that cannot work.
     """
     from json import dumps
@@ -44,14 +48,16 @@ def plan(
     from pipeline.data.recipe import machine_memory_bytes
     from pipeline.dataset.errors import UsageError
     from pipeline.dataset.quantities import parse_bytes
+    from pipeline.launch.imagined import imagined
     from pipeline.launch.mosaic import refuse
     from pipeline.launch.plan import Machines, make_plan
     from pipeline.launch.plan_lines import as_lines
-    from pipeline.launch.preflight import open_data
+    from pipeline.launch.preflight import check, open_data
+    from pipeline.recipes import preset_path
 
     if nproc and (nodes or gpus_per_node):
         raise UsageError("plan: takes --nproc, or --nodes and --gpus-per-node")
-    config = load_config(run, set_ or [])
+    config = load_config(run if run.exists() else preset_path(str(run)) or run, set_ or [], elsewhere=True)
     refuse(config, "plan")
     slurm = None if nproc else config.slurm
     per_node = nproc or gpus_per_node or (slurm and (slurm.gpus_per_node or slurm.tasks_per_node)) or 1
@@ -59,6 +65,9 @@ def plan(
     known = parse_bytes(memory, "--memory") if memory else None
     here = nodes == 1 and slurm is None
     machines = Machines(nodes, per_node, known or (machine_memory_bytes() if here else None), images_per_s)
-    corpus, _ = open_data(config, machines.ranks)
+    check(config, machines.ranks)
+    assumed = imagined(config)
+    corpus, note = assumed if assumed else (open_data(config, machines.ranks)[0], None)
     made = make_plan(config, corpus, machines)
-    say(*([dumps(made.to_json())] if json else as_lines(made)))
+    lines = [f"{'preset':9}{note}"] if note else []
+    say(*([dumps(made.to_json() | {"assumed": note})] if json else [*lines, *as_lines(made)]))

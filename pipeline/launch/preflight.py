@@ -96,8 +96,8 @@ def compare(manifest: CheckpointManifest, config: Config, train: Corpus, accept_
     return [str(change) for change in found]
 
 
-def open_data(config: Config, world_size: int) -> tuple[Corpus, Member | None]:
-    """What is trained on and evaluated, once all that needs no run folder has been checked. Raises UsageError."""
+def check(config: Config, world_size: int) -> None:
+    """Raises UsageError for what is wrong without a look at the data."""
     if config.batch_size < world_size:
         raise UsageError(
             f"batch_size: {config.batch_size} is smaller than the {world_size} ranks: "
@@ -106,6 +106,11 @@ def open_data(config: Config, world_size: int) -> tuple[Corpus, Member | None]:
     zero_template(config)
     foreign_config(config.model)
     Patience.ours()  # VITSTREAM_RETRY_SECONDS, which loader workers read
+
+
+def open_data(config: Config, world_size: int) -> tuple[Corpus, Member | None]:
+    """What is trained on and evaluated, once all that needs no run folder has been checked. Raises UsageError."""
+    check(config, world_size)
     train = open_corpus(config.data.train, classes=config.data.classes)
     if shapes := parameter_shapes(config, len(train.classes)):
         group(shapes, config.optimizer)  # refuses what does not fit the model; of one of transformers, once it is built

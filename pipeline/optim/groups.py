@@ -29,7 +29,7 @@ class ParameterGroup:
 
     def __str__(self) -> str:
         """As a line of the table."""
-        few = ", ".join(self.names[:2]) + (", ..." if len(self.names) > 2 else "")
+        few = ", ".join(self.names) if len(self.names) <= 2 else f"{self.names[0]}, ..."
         tensors = "1 tensor" if len(self.names) == 1 else f"{len(self.names):,} tensors"
         scale, decay = f"lr x {self.lr_scale:.4g}", f"weight decay {self.weight_decay:.4g}"
         return f"{scale}, {decay}: {self.numbers:,} parameters in {tensors} ({few})"

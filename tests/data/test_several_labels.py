@@ -37,7 +37,7 @@ def test_the_loader_gives_every_label_of_the_tar(data: Path) -> None:
     for number, sample in read.items():
         expected[number, list(sample.labels)] = 1
     found = [bits(batch.labels, CLASSES).clone() for batch in run_loader(recipe_of(data, feed, 32, Augment()))]
-    ids = [order.sample_ids(np.arange(first, first + 12)) for first in range(0, SAMPLES, 12)]
+    ids = [order.ids(np.arange(first, first + 12)) for first in range(0, SAMPLES, 12)]
     for labels, at in zip(found, ids, strict=True):
         assert torch.equal(labels, torch.from_numpy(expected[at]))
 
