@@ -126,7 +126,7 @@ def test_what_later_recipes_add() -> None:
     decays = {n: each.weight_decay for each in group(parameter_shapes(g14, 29_593), g14.optimizer) for n in each.names}
     assert decays["head.weight"] == pytest.approx(3.0) and decays["blocks.0.mlp.up.weight"] == 0.03
     assert decays["head.bias"] == decays["pool.probe"] == decays["pos_embed"] == 0.0
-    assert parameters(recipe("vit-gg14-jft3b").config, 1000) == pytest.approx(1.84e9, rel=0.02)
+    assert parameters(recipe("vit-gg14-jft3b").config, 1000) == pytest.approx(1.84e9, rel=0.03)
     mae = recipe("mae-h14-i1k").config
     rates = {n: each.lr_scale for each in group(parameter_shapes(mae, 1000), mae.optimizer) for n in each.names}
     assert rates["head.weight"] == 1.0 and rates["blocks.31.norm1.bias"] == 0.75

@@ -48,11 +48,10 @@ def plan(
     from pipeline.data.recipe import machine_memory_bytes
     from pipeline.dataset.errors import UsageError
     from pipeline.dataset.quantities import parse_bytes
-    from pipeline.launch.imagined import imagined
+    from pipeline.launch.imagined import data_to_plan
     from pipeline.launch.mosaic import refuse
     from pipeline.launch.plan import Machines, make_plan
     from pipeline.launch.plan_lines import as_lines
-    from pipeline.launch.preflight import check, open_data
     from pipeline.recipes import preset_path
 
     if nproc and (nodes or gpus_per_node):
@@ -65,9 +64,7 @@ def plan(
     known = parse_bytes(memory, "--memory") if memory else None
     here = nodes == 1 and slurm is None
     machines = Machines(nodes, per_node, known or (machine_memory_bytes() if here else None), images_per_s)
-    check(config, machines.ranks)
-    assumed = imagined(config)
-    corpus, note = assumed if assumed else (open_data(config, machines.ranks)[0], None)
+    corpus, note = data_to_plan(config, machines.ranks)
     made = make_plan(config, corpus, machines)
     lines = [f"{'preset':9}{note}"] if note else []
     say(*([dumps(made.to_json() | {"assumed": note})] if json else [*lines, *as_lines(made)]))

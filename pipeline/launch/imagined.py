@@ -9,14 +9,21 @@ from pipeline.data.corpus import Corpus, Member
 from pipeline.data.places import Weighted
 from pipeline.dataset.location import Location
 from pipeline.dataset.manifest import Manifest, Shard
+from pipeline.launch.preflight import check, open_data
 
 IMAGE_BYTES: Final = 30_000  # of a JPEG as `vitstream shard` makes them by default, about
 _SAMPLES_PER_SHARD: Final = 10_000
 _NONE: Final = "0" * 16
 
 
+def data_to_plan(config: Config, ranks: int) -> tuple[Corpus, str | None]:
+    """What a run would train on, and what is to be said of it. Raises UsageError as `open_data`."""
+    check(config, ranks)
+    return imagined(config) or (open_data(config, ranks)[0], None)
+
+
 def imagined(config: Config) -> tuple[Corpus, str] | None:
-    """What a run would train on, and what is to be said of it; None where its data is there, or it extends no preset.
+    """As many samples and classes as a preset's data has, and what is to be said of it; None where its data is there, or it extends no preset.
 
     A URL counts as there: whether it is shows when it is opened.
     """
