@@ -197,6 +197,7 @@ class Config(Section):
     label_smoothing: Fraction = 0.0
     regularization: Regularization = Regularization()
     log_every: Positive = 20  # steps
+    max_nonfinite_steps: Annotated[int, Field(ge=0)] = 10  # of an attempt; each is left out; above it the run stops
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     watchdog: Limits = Limits()
     slurm: Slurm | None = None

@@ -19,6 +19,7 @@ from pipeline.launch.template import zero_template
 from pipeline.models.architecture import vit_config
 from pipeline.models.foreign import build_foreign
 from pipeline.models.vit import ViT
+from pipeline.optim.finite import trust_the_device, watch
 from pipeline.optim.groups import group, parameter_groups, shapes_of, table
 
 
@@ -34,7 +35,7 @@ def deepspeed_config(config: Config, micro_batch: int, accumulation: int, world_
         "train_batch_size": micro_batch * accumulation * world_size,
         "gradient_clipping": config.regularization.clip_norm or 0.0,
         # Its overflow check and its throughput timer make the host wait for the device at every step; a step that
-        # is not finite is found at the next flush, before any checkpoint (run/journal.py).
+        # is not finite is left out on the device (optim/finite.py), and told at the next flush (run/nonfinite.py).
         "bf16": {"enabled": config.precision == "bf16", "check_grad_overflow": False},
         "timers": {"throughput": {"enabled": False}},
         "zero_allow_untested_optimizer": True,
@@ -77,18 +78,22 @@ def build_engine(
         say(f"{config.optimizer.name}: {line}")
     deepspeed = import_deepspeed()
     model = model.to(device)
-    optimizer = build_optimizer(config.optimizer, model, fused=device.type == "cuda")
+    optimizer = build_optimizer(config.optimizer, model)
     body = deepspeed_config(config, micro_batch, accumulation, world_size)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=body, dist_init_required=False)
+    watch(engine)
     return engine
 
 
-def build_optimizer(optimizer: Optimizer, model: nn.Module, fused: bool) -> torch.optim.Optimizer:
-    """torch's own, elementwise: the same on ZeRO's flat partitions as on whole parameters."""
+def build_optimizer(optimizer: Optimizer, model: nn.Module) -> torch.optim.Optimizer:
+    """torch's own, elementwise: the same on ZeRO's flat partitions as on whole parameters.
+
+    Fused, on the CPU too: only those can leave a step out on the device (optim/finite.py).
+    """
     groups = parameter_groups(model, optimizer)
     if optimizer.name == "sgd":
-        return torch.optim.SGD(groups, lr=optimizer.lr, momentum=optimizer.momentum, fused=fused)
-    return torch.optim.AdamW(groups, lr=optimizer.lr, betas=optimizer.betas, eps=optimizer.eps, fused=fused)
+        return torch.optim.SGD(groups, lr=optimizer.lr, momentum=optimizer.momentum, fused=True)
+    return torch.optim.AdamW(groups, lr=optimizer.lr, betas=optimizer.betas, eps=optimizer.eps, fused=True)
 
 
 def import_deepspeed() -> Any:
@@ -101,5 +106,6 @@ def import_deepspeed() -> Any:
     import deepspeed.ops
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    trust_the_device()
     deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}  # in place of a probe that runs compilers
     return deepspeed

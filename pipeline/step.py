@@ -18,6 +18,7 @@ from pipeline.data.ledger import READ
 from pipeline.data.mixing import mix_images, mixed_losses
 from pipeline.distributed import World
 from pipeline.loss import normalise, sample_losses
+from pipeline.optim.finite import mark
 from pipeline.optim.groups import set_learning_rate
 
 _DROPOUT = 5  # domain of the hash; order.py and augment.py use 1 to 4
@@ -28,7 +29,7 @@ class StepResult:
     """What a step leaves behind until the next flush, its floats on the device."""
 
     loss_sum: Tensor  # float32 []: this rank's sum over its samples
-    grad_norm: Tensor  # float32 []: of the global gradient, before clipping
+    grad_norm: Tensor  # float32 []: of the global gradient, before clipping; not finite: the step was not applied
     rows: Tensor  # int64 [accounts touched, ROW]: the global batch's ledger rows; on the CPU
 
 
@@ -58,6 +59,8 @@ def train_step(
         if micro < len(micro_batches) - 1:
             engine.step()
     grad_norm = _norm_without_zero(engine)
+    if grad_norm is not None:
+        mark(engine, grad_norm)
     engine.step()
     if grad_norm is None:
         grad_norm = torch.as_tensor(engine.get_global_grad_norm(), dtype=torch.float32, device=world.device)

@@ -269,7 +269,7 @@ class Trainer:
             averaged = self.average and self.config.evaluate.weights == "ema"
             with self.average.in_use() if averaged else nullcontext():
                 unreadable = self.validation.run(self.engine.module, self.journal, step, consumed) or unreadable
-        if saves or unreadable:
+        if (saves and self.journal.nonfinite.sound) or unreadable:
             self._save_if_new(required=unreadable is not None)
         if unreadable:
             raise WorkFailed(unreadable, cause="data")
@@ -290,7 +290,7 @@ class Trainer:
     def _flush(self) -> None:
         """Writes the pending steps and shows the last."""
         if lines := self.journal.flush():
-            if jump := self.lineage.add([line["loss"] for line in lines]):
+            if jump := self.lineage.add([line["loss"] for line in lines if line.get("applied", True)]):
                 self.console.say(jump)
             self.console.progress(progress_line(lines, self.total_steps))
 

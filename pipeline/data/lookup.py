@@ -78,7 +78,7 @@ def keys_of_step(corpus: Corpus, course: Course, step: int, world_size: int, ran
     if rank is not None:
         slots = slots[slot_owners(batch_size, world_size, order.lanes) == rank]
     _, ids = order.at(consumed + slots[slots < left])
-    return {"step": step, "epoch": consumed // corpus.samples, "keys": _keys(corpus, ids)}
+    return {"step": step, "epoch": consumed // corpus.samples, "keys": keys_of(corpus, ids)}
 
 
 def place_of_key(corpus: Corpus, course: Course, key: str, epoch: int, world_size: int) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def place_of_key(corpus: Corpus, course: Course, key: str, epoch: int, world_siz
     return {"key": key, "epoch": epoch} | found[0] | ({"others": found[1:]} if found[1:] else {})
 
 
-def _keys(corpus: Corpus, ids: np.ndarray) -> list[str]:
+def keys_of(corpus: Corpus, ids: np.ndarray) -> list[str]:
     """The key of each sample. Neighbours are asked for together: of an index elsewhere, a batch of rows comes once."""
     reader, ascending = Reader(corpus), np.argsort(ids)
 

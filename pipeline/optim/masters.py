@@ -45,13 +45,13 @@ class Master:
 def masters(engine: Any) -> list[Master]:
     """All of this rank's, in the order of the model's parameter groups."""
     layout = {0: _replicated, 1: _partitioned, 2: _partitioned, 3: _partitioned_each}[engine.zero_optimization_stage()]
-    states = _inner(engine).state
+    states = inner(engine).state
     return [Master(tensor, states[tensor], tuple(parts)) for tensor, parts in layout(engine)]
 
 
 def moments(engine: Any) -> tuple[str, ...]:
     """What its optimizer keeps of each weight."""
-    return MOMENTS_OF["sgd" if isinstance(_inner(engine), torch.optim.SGD) else "adamw"]
+    return MOMENTS_OF["sgd" if isinstance(inner(engine), torch.optim.SGD) else "adamw"]
 
 
 def create_moments(engine: Any) -> None:
@@ -60,7 +60,7 @@ def create_moments(engine: Any) -> None:
     AdamW's begins at zero (torch/optim/adam.py, `_init_group`). SGD's momentum begins as the first gradient
     (torch/optim/sgd.py), which is what comes of zeros, without dampening, as well.
     """
-    kinds, fused = moments(engine), _inner(engine).defaults["fused"]
+    kinds, fused = moments(engine), inner(engine).defaults["fused"]
     for master in masters(engine):
         if not master.state:
             if kinds == ADAM:
@@ -131,5 +131,6 @@ def _names(engine: Any) -> dict[int, str]:
     return {id(parameter): name for name, parameter in engine.module.named_parameters()}
 
 
-def _inner(engine: Any) -> torch.optim.Optimizer:
+def inner(engine: Any) -> torch.optim.Optimizer:
+    """torch's optimizer, inside ZeRO's where there is one."""
     return engine.optimizer if engine.zero_optimization_stage() == 0 else engine.optimizer.optimizer

@@ -17,13 +17,13 @@ from pipeline.data.corpus import Corpus
 from pipeline.data.ledger import HOLES, READ, Account, Ledger, batch_digest, check, pixel_digest
 from pipeline.data.order import Accounting
 from pipeline.data.sample import Hole
-from pipeline.dataset.errors import WorkFailed
 from pipeline.dataset.remote.traffic import Fetched
 from pipeline.distributed import World
 from pipeline.run.afar import Afar, columns
 from pipeline.run.directory import RunDirectory
 from pipeline.run.holes import Holes, hole_line, short
 from pipeline.run.metrics import JsonLines
+from pipeline.run.nonfinite import NonFinite
 from pipeline.run.starvation import Waits, Watch, could_feed
 from pipeline.step import StepResult
 
@@ -59,7 +59,9 @@ class Journal:
 
     def __post_init__(self) -> None:
         self.evaluated: dict[str, Holes] = {}  # name of an evaluation -> its holes so far
-        if self.world.is_main:
+        most, main = self.config.max_nonfinite_steps, self.world.is_main
+        self.nonfinite = NonFinite(self.run, self.corpus, self.order, most, main)
+        if main:
             self.watch = Watch(self.config, self.corpus.is_remote)
             self.afar = Afar(self.corpus)
             self.metrics = JsonLines(self.run.metrics)
@@ -76,18 +78,20 @@ class Journal:
         """Writes all pending steps; every rank calls it at the same step. Returns their lines.
 
         Raises:
-            WorkFailed: on all ranks: a loss or gradient that is not finite, an epoch's digest that does not hold.
+            WorkFailed: on all ranks: training has diverged, an epoch's digest does not hold.
                 Since every checkpoint is preceded by a flush, none is made of such a state.
         """
         if not self.pending:
             return []
         lines = self._lines()
-        count = sum(facts.count for facts, _ in self.pending)
+        counts = [facts.count for facts, _ in self.pending]
+        count = sum(counts)
         self.used += count
         self.pending.clear()
         if any(line["holes"] for line in lines):  # known to all ranks alike
             self._gather_holes()
         certificates = self.ledger.certify(self.order, self.corpus, lines[-1]["consumed"])
+        self._say_all(self.nonfinite.see(lines, counts))
         if self.world.is_main:
             self.metrics.add(lines)
             self.digests.add(certificates)
@@ -100,7 +104,7 @@ class Journal:
             if certificates:
                 self.say(self.afar.told())
         self.holes.keep(self.ledger.open)
-        _check_finite(lines)
+        self.nonfinite.check(lines)
         if self.world.is_main and (advice := self.watch.see(lines)):
             self.say(advice)
         return lines
@@ -140,7 +144,8 @@ class Journal:
 
     def sync(self) -> None:
         """Rank 0: everything so far is on disk, or OSError. A checkpoint is published only after it."""
-        for file in (self.hole_lines, self.metrics, self.digests):  # holes first: a rerun of a step must know its holes
+        files = (self.hole_lines, self.nonfinite.file, self.metrics, self.digests)
+        for file in filter(None, files):  # holes first: a rerun of a step must know its holes
             file.sync()
 
     def _try_to_sync(self) -> None:
@@ -197,6 +202,7 @@ class Journal:
             "loss": loss_sum / max(1, read),
             "lr": facts.lr,
             "grad_norm": grad_norm,
+            **({} if math.isfinite(grad_norm) else {"applied": False}),
             "images_per_s": round(rate, 3),
             "mfu": self.mfu_of(rate),
             "step_s": round(facts.step_s, 6),
@@ -239,14 +245,3 @@ def _certified(certificate: dict[str, Any]) -> str:
     once = "exactly once" if not repeats else f"once or, for {repeats:,} of them to fill the ranks, again"
     unread = f", {holes:,} could not be read" if holes else ""
     return f"epoch {certificate['epoch']}{of}: {all_but} read {once}{unread} (digest {certificate['digest']})"
-
-
-def _check_finite(lines: list[dict]) -> None:
-    for line in lines:
-        if not (math.isfinite(line["loss"]) and math.isfinite(line["grad_norm"])):
-            raise WorkFailed(
-                f"step {line['step']}: loss {line['loss']}, gradient norm {line['grad_norm']}: training has diverged, "
-                "and no checkpoint is made of it; lower optimizer.lr, lengthen the warm-up, or set "
-                "regularization.clip_norm",
-                resumable=False,
-            )
