@@ -72,6 +72,8 @@ def adopt(native: Path, config: Config, trust: bool, step: int | None, samples: 
         )
     if config.loader.name == "mosaic":
         raise UsageError("loader.name: mosaic keeps a position of its own, which cannot be made up; take vitstream")
+    if config.optimizer.name != "adamw":
+        raise UsageError(f"optimizer.name: {config.optimizer.name}: what is imported are Adam's moments; take adamw")
     if config.model.foreign is not None:
         raise UsageError(f"model.name: {config.model.name}: only checkpoints of our own ViT are imported")
     corpus, _ = open_data(config, world_size=1)

@@ -23,7 +23,7 @@ def data_to_plan(config: Config, ranks: int) -> tuple[Corpus, str | None]:
 
 
 def imagined(config: Config) -> tuple[Corpus, str] | None:
-    """A corpus as large as a preset's, and what is to be said of it; None where the data is there, or there is no preset.
+    """A corpus as large as a preset's, and what is said of it; None where the data is there, or there is no preset.
 
     A URL counts as there: whether it is shows when it is opened.
     """

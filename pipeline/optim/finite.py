@@ -9,7 +9,7 @@ from the norm, between DeepSpeed's norm and the update.
     stage 1 to 3  a hook of the inner optimizer sets it, before the update of each parameter group
 
 DeepSpeed would look at the norm itself, on the host, in every step at stage 3 and with clipping. With the flag there is
-no need: `trust_the_device` lets it go on. To the average of the weights (ema.py), such a step is one that moved nothing.
+no need: `trust_the_device` lets it go on. To the average of the weights (ema.py) such a step is one that moved nothing.
 """
 
 from typing import Any
