@@ -65,8 +65,17 @@ def _find_base(path: Path, base: str) -> Path:
     for candidate in (PRESETS / f"{base}.yaml", path.parent / base):
         if candidate.is_file():
             return candidate
-    presets = sorted(p.stem for p in PRESETS.glob("*.yaml"))
-    raise UsageError(f"{path}: extends: {base} is neither a preset nor a file; presets: {', '.join(presets)}")
+    raise UsageError(f"{path}: extends: {base} is neither a preset nor a file; {presets_like(base)}")
+
+
+def preset_names() -> list[str]:
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def presets_like(name: str) -> str:
+    """A hint for a name that no preset has."""
+    near = difflib.get_close_matches(name, preset_names(), n=3, cutoff=0.4)
+    return (f"did you mean {', '.join(near)}? " if near else "") + "all of them: vitstream presets"
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import yaml
 
 from pipeline.config import Config, load_config
 from pipeline.config_preset import Preset
-from pipeline.config_tree import PRESETS, read_tree
+from pipeline.config_tree import PRESETS, preset_names, presets_like, read_tree
 from pipeline.dataset.errors import UsageError
 
 
@@ -34,22 +34,18 @@ class Recipe:
         return {key: value for key, value in tree.items() if key != "preset"}
 
 
-def names() -> list[str]:
-    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
-
-
 def recipe(name: str) -> Recipe:
     """Raises UsageError for a name that no preset has."""
     path = preset_path(name)
     if path is None:
-        raise UsageError(f"presets: {name} is none; there are: {', '.join(names())}")
+        raise UsageError(f"presets: {name} is none; {presets_like(name)}")
     return Recipe(name, load_config(path, elsewhere=True))
 
 
 def preset_path(name: str) -> Path | None:
     """The file of a preset, or None."""
     path = PRESETS / f"{name}.yaml"
-    return path if name in names() else None
+    return path if name in preset_names() else None
 
 
 def as_lines(found: Recipe) -> list[str]:

@@ -18,13 +18,14 @@ def presets(
     from json import dumps
 
     from pipeline.cli.output import say
-    from pipeline.recipes import as_lines, names, recipe
+    from pipeline.config_tree import preset_names
+    from pipeline.recipes import as_lines, recipe
 
     if name is not None:
         found = recipe(name)
         say(*([dumps(found.to_json())] if json else as_lines(found)))
         return
-    found = [recipe(each) for each in names()]
+    found = [recipe(each) for each in preset_names()]
     if json:
         say(dumps({"presets": [each.to_json() for each in found]}))
         return
