@@ -80,7 +80,7 @@ def test_what_is_as_shard_writes_it_is_not_parsed_and_is_read_alike(
     assert refused > 100
 
 
-def test_training_takes_one_label(tmp_path: Path) -> None:
+def test_several_labels_are_for_datasets_that_have_them(tmp_path: Path) -> None:
     (tmp_path / "shards").mkdir()
     path = write_tar(tmp_path / "shards/x.tar", [("a.jpg", photo()), ("b.jpg", photo())])
     size = len(photo())
@@ -91,10 +91,14 @@ def test_training_takes_one_label(tmp_path: Path) -> None:
     ]
     write_index(tmp_path / "shards/x.arrow", rows)
     shard = Shard("x.tar", 2, path.stat().st_size, "0" * 16, "0" * 16)
-    reader = DatasetReader(tmp_path, Manifest(("a", "b"), "multi", (shard,), container="tar"))
-    one, two = reader.read(0), reader.read(1)
-    assert isinstance(one, Sample) and (one.label, one.data) == (1, photo())
-    assert isinstance(two, Hole) and two.cause == "has 2 labels; one is needed"
+    for kind in ("single", "multi"):
+        reader = DatasetReader(tmp_path, Manifest(("a", "b"), kind, (shard,), container="tar"))
+        one, two = reader.read(0), reader.read(1)
+        assert isinstance(one, Sample) and (one.label, one.data) == (1, photo())
+        if kind == "single":
+            assert isinstance(two, Hole) and two.cause == "has 2 labels; one is needed"
+        else:
+            assert isinstance(two, Sample) and (two.labels, two.data) == ((0, 1), photo())
 
 
 def test_headers_of_all_formats() -> None:
