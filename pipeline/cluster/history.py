@@ -17,7 +17,7 @@ _NAME: Final = "attempt.json"
 
 @dataclass(frozen=True)
 class AttemptFacts:
-    """What is known when an attempt begins."""
+    """What is known when an attempt begins; and, later, that it was judged."""
 
     job: int | None
     restart: int  # how many attempts this job made before
@@ -26,6 +26,7 @@ class AttemptFacts:
     started: float  # seconds since 1970
     published: int | None  # the step of the newest checkpoint then
     submit: str | None  # RUN/submit/NNN
+    judged: bool = False  # its supervisor has had its say on the verdict
 
     def write(self, attempt: Path) -> None:
         """Raises OSError."""

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
 
@@ -144,14 +144,12 @@ class Supervisor:
         try:
             if verdict != spoken:
                 verdict.write(attempt, overrule=spoken is not None)
-            self._lay_blame(attempt, verdict)
+            if facts := AttemptFacts.read(attempt):
+                replace(facts, judged=True).write(attempt)
+            self.blame.add(int(attempt.name), facts.job if facts else None, verdict)
         except OSError as error:
             self.say(f"{attempt}: cannot be written ({error.strerror})")
         self.say(f"attempt {int(attempt.name)} ended: {verdict.message}")
-
-    def _lay_blame(self, attempt: Path, verdict: Verdict) -> None:
-        facts = AttemptFacts.read(attempt)
-        self.blame.add(int(attempt.name), facts.job if facts else None, verdict)
 
     def _wait_for_slurm_to_answer(self) -> None:
         """An attempt that begins while its controller is silent fails at once, and would be counted."""
@@ -176,13 +174,18 @@ class Supervisor:
     # -- before ------------------------------------------------------------------------------------------------
 
     def _judge_earlier(self) -> None:
-        """Attempts whose jobs died without a word: SLURM still knows what became of them, for a while."""
+        """Attempts whose jobs died without a word: SLURM still knows what became of them, for a while.
+
+        Where the supervisor died with its node, a rank on another one may have written of its collective that broke.
+        """
         for number in self.run.attempts():
             attempt = self.run.attempt(number)
-            if read_verdict(attempt) is not None:
+            facts, spoken = AttemptFacts.read(attempt), read_verdict(attempt)
+            if spoken is not None and (facts is None or facts.judged or spoken.cause != "exception"):
                 continue
-            facts = AttemptFacts.read(attempt)
             state = state_of(facts.job) if facts and facts.job else None
+            if spoken is not None and state != "NODE_FAIL":
+                continue
             down = hosts_down(facts.hosts) if facts and state == "NODE_FAIL" else []
             self._conclude(attempt, judge_silent(facts, state, down, read_beats(attempt)))
 
