@@ -3,6 +3,10 @@
 from collections.abc import Callable
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("shared machine", deadline=None)  # that an example takes long there says nothing
+settings.load_profile("shared machine")
 
 _SEEN = "seen"
 
