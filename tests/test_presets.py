@@ -171,7 +171,7 @@ def test_the_command_lists_them_and_shows_one_without_torch() -> None:
     assert (body["verb"], body["sweep"]["optimizer.lr"][0], body["config"]["steps"]) == ("finetune", 0.001, 500)
     every = json.loads(without_torch("presets", "--json").stdout)["presets"]
     assert [each["name"] for each in every] == preset_names()
-    one_line(without_torch("presets", "vit-l"), "vit-l is none", "vit-l16-i21k")
+    one_line(without_torch("presets", "vit-l"), "vit-l is none", "did you mean", "vit-l16-i1k")
 
 
 def test_a_plan_of_data_that_is_not_here_and_nothing_else(tmp_path: Path) -> None:
