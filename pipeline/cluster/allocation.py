@@ -55,6 +55,14 @@ class Allocation:
         return None
 
 
+def is_preempted(job: int) -> bool:
+    """Whether it has to make way: with a grace time SLURM tells the ranks only, and in its log nobody why."""
+    with suppress(queue.NoAnswer):
+        known = queue.details(job)
+        return known is not None and known.preempted
+    return False
+
+
 def state_of(job: int) -> str | None:
     """What SLURM calls the end of an earlier job; None where it no longer knows.
 

@@ -36,6 +36,7 @@ class Evidence:
     time_left_s: float | None  # of the job
     exit_code: int | None  # srun's
     said: str | None  # the last words of the rank that ended first, in its log
+    preempted: bool  # what SLURM says of the job
     log: str  # where more is to be read
 
 
@@ -81,6 +82,8 @@ def _stopped(spoken: Verdict, evidence: Evidence, lead_s: float) -> Verdict:
     left = evidence.time_left_s
     if told:
         cause = told[0]
+    elif evidence.preempted:
+        cause = "preempted"
     elif evidence.asked == "time limit" or (evidence.asked == "USR1" and left is not None and left <= lead_s + 60):
         cause = "time limit"
     return spoken if cause == spoken.cause else replace(spoken, cause=cause, message=f"{cause}: {spoken.message}")

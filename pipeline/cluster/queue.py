@@ -61,6 +61,7 @@ class JobDetails:
     excluded: str  # ExcNodeList, as SLURM abbreviates it
     restarts: int
     partition: str = ""
+    preempted: bool = False  # told to make way, though it may run on for its grace time
 
 
 def is_here() -> bool:
@@ -170,6 +171,7 @@ def parse_details(text: str) -> JobDetails | None:
         value("ExcNodeList"),
         int(restarts) if restarts.isdecimal() else 0,
         value("Partition"),
+        bool(value("PreemptTime")),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from pipeline.cluster.allocation import Allocation
+from pipeline.cluster.allocation import Allocation, is_preempted
 from pipeline.cluster.ending import Ending
 from pipeline.cluster.job import JobFile
 from pipeline.cluster.judge import Evidence, judge
@@ -67,15 +67,16 @@ class Watch:
         for line in self._log.lines():
             words.hear(line)
         words.lost += self._silent_hosts(words)
-        end = words.first_end
+        end, spoken = words.first_end, read_verdict(self._attempt)
         evidence = Evidence(
-            spoken=read_verdict(self._attempt),
+            spoken=spoken,
             words=words,
             beats=self._lookout.last_beats(),
             asked=self._ending.asked,
             time_left_s=self._here.time_left_s() if self._ending.asked else None,
             exit_code=step.exit_code,
             said=_last_words(self._attempt / f"rank-{end.rank}.log") if end else None,
+            preempted=spoken is not None and spoken.is_of_a_stop and is_preempted(self._here.job),
             log=str(self._attempt),
         )
         return judge(evidence, self._job.lead_s)

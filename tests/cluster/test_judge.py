@@ -26,8 +26,13 @@ def beat(rank, phase="step", step=12):
 BEATS = {rank: beat(rank) for rank in range(4)}
 
 
-def evidence(spoken=None, words=None, asked=None, left=3600.0, beats=BEATS, code=1, said=None):
-    return Evidence(spoken, words or Words(), beats, asked, left, code, said, "attempts/000")
+def evidence(spoken=None, words=None, asked=None, left=3600.0, beats=BEATS, code=1, said=None, preempted=False):
+    return Evidence(spoken, words or Words(), beats, asked, left, code, said, preempted, "attempts/000")
+
+
+@pytest.mark.parametrize("asked", [None, "USR1", "time limit"])
+def test_with_a_grace_time_only_the_jobs_record_says_that_it_has_to_make_way(asked):
+    assert judge(evidence(STOPPED, asked=asked, left=6.0, preempted=True), LEAD_S).cause == "preempted"
 
 
 @pytest.mark.parametrize("cause", ["finished", "usage", "stop file", "hang"])

@@ -93,6 +93,12 @@ def test_a_job_that_ended_as_scontrol_shows_it() -> None:
     assert parse_details("") is None and parse_details("JobId=x") is None
 
 
+def test_a_job_that_has_to_make_way() -> None:
+    line = "JobId=7 JobName=a JobState=RUNNING Reason=None PreemptEligibleTime=2026-11-29T20:24:58 PreemptTime={}"
+    told, free, unsaid = (parse_details(line.format(text)) for text in ("2026-11-29T20:25:00", "None", ""))
+    assert told and told.preempted and free and not free.preempted and unsaid and not unsaid.preempted
+
+
 def test_addresses_of_nodes() -> None:
     text = (
         "NodeName=node1 Arch=x86_64 CoresPerSocket=1  CPUAlloc=0 NodeAddr=10.0.0.1 NodeHostName=node1 Port=21001\n"

@@ -17,7 +17,7 @@ import yaml
 
 from tests.runs import CHECKOUT, one_line, vitstream
 from tests.servers import Folder
-from tests.slurm.cluster import PLAIN_USER
+from tests.slurm.cluster import PLAIN_USER, Cluster, why_not
 from tests.slurm.runs import ClusterRun, assert_same_as, assert_unsaid, looking_for, write
 
 QUIET = ("--output=/dev/null", "--wrap")
@@ -77,6 +77,23 @@ def test_it_goes_on_when_preempted_and_when_a_node_dies(cluster, images, undistu
     preempted, lost = run.verdict(0), run.verdict(1)
     assert preempted["cause"] == "preempted" and preempted["resumable"]
     assert lost["cause"] == "node lost" and lost["host"] == "node2", lost
+
+
+def test_with_a_grace_time_it_is_preempted_too(images, undisturbed_runs, tmp_path):
+    """On a cluster of its own, which gives a job some seconds: SLURM tells the ranks only, and nobody why."""
+    if (reason := why_not()) is not None:
+        pytest.skip(f"no SLURM cluster: {reason}")
+    with (
+        TemporaryDirectory(prefix="vitstream-grace-", ignore_cleanup_errors=True) as folder,
+        Cluster(Path(folder) / "slurm", grace_s=8) as cluster,
+    ):
+        run = ClusterRun(cluster, write(tmp_path / "run.yaml", images, tasks=1)).submit()
+        run.until_steps(8, attempt=0)
+        cluster.run("sbatch", "--partition=high", "--nodes=2", "--exclusive", *QUIET, "sleep 1")
+        run.until_over()
+        assert_same_as(run, undisturbed_runs(2))
+        verdict = run.verdict(0)
+        assert (verdict["cause"], verdict["resumable"]) == ("preempted", True), verdict
 
 
 def test_it_goes_on_after_the_time_limit(cluster, images, undisturbed_runs, tmp_path, tell):
