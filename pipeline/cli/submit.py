@@ -90,8 +90,8 @@ def _train(
     from json import dumps
 
     from pipeline.cli.output import say
+    from pipeline.cluster.chain_plan import Request, plan_chain
     from pipeline.cluster.dry_run import as_bash
-    from pipeline.cluster.order import Request, make_order
     from pipeline.cluster.sbatch import quote
     from pipeline.cluster.submit import as_lines, refuse_without_slurm, to_json
     from pipeline.cluster.submit import submit as submit_run
@@ -101,18 +101,18 @@ def _train(
         raise UsageError("submit: takes one RUN.yaml; what is sharded stands behind --prep --")
     if not dry_run:
         refuse_without_slurm()
-    order = make_order(Request(Path(arguments[0]), tuple(overrides), after, accept_changes, from_scratch))
+    plan = plan_chain(Request(Path(arguments[0]), tuple(overrides), after, accept_changes, from_scratch))
     if dry_run:
-        lines = [*(f"# {line}" for line in as_lines(order)), *as_bash(order)]
-        say(*([dumps(to_json(order) | {"bash": lines})] if json else lines))
+        lines = [*(f"# {line}" for line in as_lines(plan)), *as_bash(plan)]
+        say(*([dumps(to_json(plan) | {"bash": lines})] if json else lines))
         return
-    done = submit_run(order)
+    done = submit_run(plan)
     if json:
-        say(dumps(to_json(order) | {"jobs": done.jobs, "start": done.start}))
+        say(dumps(to_json(plan) | {"jobs": done.jobs, "start": done.start}))
         return
-    say(*as_lines(order), *([f"start    {done.start}"] if done.start else []))
+    say(*as_lines(plan), *([f"start    {done.start}"] if done.start else []))
     say(f"jobs     {', '.join(map(str, done.jobs))}")
-    run = quote(order.job.run_dir)
+    run = quote(plan.job.run_dir)
     say(f"watch:   vitstream status {run}", f"stop:    vitstream stop {run}")
 
 

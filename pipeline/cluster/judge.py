@@ -12,7 +12,8 @@ from typing import Literal
 from pipeline.cluster.history import AttemptFacts
 from pipeline.cluster.words import RankEnd, Words
 from pipeline.dataset.errors import UsageError
-from pipeline.run.beat import Beat
+from pipeline.run.beat import Beat, last_word
+from pipeline.run.hang import verdict_on_a_kill
 from pipeline.run.verdict import Cause, Verdict
 
 Asking = Literal["time limit", "USR1", "TERM"]
@@ -116,22 +117,17 @@ def _lost(lost: Sequence[str], beats: Mapping[int, Beat]) -> Verdict:
 
 
 def _killed(end: RankEnd, evidence: Evidence) -> Verdict:
-    beat = evidence.beats.get(end.rank)
-    phase, step = (beat.phase, beat.step) if beat else ("setup", None)
-    if evidence.words.out_of_memory:
-        message = f"rank {end.rank} on {end.host} was killed, since the memory of its job on that node ran out"
-        return Verdict("out of memory", end.rank, end.host, phase, step, True, message)
-    message = f"rank {end.rank} on {end.host} was killed by {end.signal}"
-    if end.signal == "SIGKILL":
-        message += " (the kernel does that when memory runs out: see dmesg there)"
-    return Verdict("killed", end.rank, end.host, phase, step, True, message)
+    verdict = verdict_on_a_kill(end.rank, end.host, end.signal or end.said, evidence.beats)
+    if not evidence.words.out_of_memory:
+        return verdict
+    message = f"rank {end.rank} on {end.host} was killed, since the memory of its job on that node ran out"
+    return replace(verdict, cause="out of memory", message=message)
 
 
 def _wordless(end: RankEnd | None, evidence: Evidence) -> Verdict:
     """Nobody wrote why."""
     if end is not None:
-        beat = evidence.beats.get(end.rank)
-        phase, step = (beat.phase, beat.step) if beat else ("setup", None)
+        phase, step = last_word(evidence.beats, end.rank)
         said = evidence.said if end is evidence.words.first_end else None
         if end.exit_code == UsageError.exit_code and said:
             return Verdict("usage", end.rank, end.host, phase, step, False, said)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.cluster import chain, queue, sbatch
-from pipeline.cluster.order import Order
+from pipeline.cluster.chain_plan import ChainPlan
 from pipeline.cluster.snapshot import snapshot
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.run.directory import NO_LOCKS, RunDirectory
@@ -28,27 +28,27 @@ def refuse_without_slurm() -> None:
         raise UsageError(f"sbatch: not found, there is no SLURM here: {_INSTEAD}")
 
 
-def submit(order: Order) -> Submitted:
+def submit(plan: ChainPlan) -> Submitted:
     """Queues the chain.
 
     Raises:
         UsageError: there is no SLURM, or the run is under way, or queued, already.
         WorkFailed: SLURM refused; nothing stays queued.
     """
-    run = RunDirectory(Path(order.job.run_dir))
+    run = RunDirectory(Path(plan.job.run_dir))
     refuse_under_way(run)
     if (stop := run.stop_file.read()) is not None and stop.after_step is None:  # of a run that did not live to see it
         raise UsageError(f"{run.stop_file.path}: is there, and would stop the run at once; remove it")
-    if order.request.after is not None:
-        refuse_lost(order.request.after)
-    start = try_out(order)
+    if plan.request.after is not None:
+        refuse_lost(plan.request.after)
+    start = try_out(plan)
     run.create()
-    snapshot(order.submission, order.job, order.config)
+    snapshot(plan.submission, plan.job, plan.config)
     try:
-        ids = chain.queue_chain(order.submission, order.options, order.variables, order.estimate.chain)
+        ids = chain.queue_chain(plan.submission, plan.options, plan.variables, plan.estimate.chain)
     except BaseException:
-        if not order.submission.jobs():  # else one of them may be at its end still
-            shutil.rmtree(order.submission.path, ignore_errors=True)
+        if not plan.submission.jobs():  # else one of them may be at its end still
+            shutil.rmtree(plan.submission.path, ignore_errors=True)
         raise
     return Submitted(tuple(ids), start)
 
@@ -79,23 +79,23 @@ def refuse_lost(after: int) -> None:
         raise UsageError(f"--after {after}: that job has ended, {known.state}; submit it again first")
 
 
-def try_out(order: Order) -> str:
+def try_out(plan: ChainPlan) -> str:
     """What SLURM says about such a job: when it would start, and where. Raises WorkFailed where it refuses it."""
-    kept = [each for each in order.options if not each.startswith(("--dependency", "--kill-on-invalid-dep"))]
-    done = sbatch.run(["--test-only", *kept, str(sbatch.script("train.sbatch"))], order.variables)
+    kept = [each for each in plan.options if not each.startswith(("--dependency", "--kill-on-invalid-dep"))]
+    done = sbatch.run(["--test-only", *kept, str(sbatch.script("train.sbatch"))], plan.variables)
     said = sbatch.said(done)
     if done.returncode and not any(words in said for words in _MAY_PASS):
         raise WorkFailed(f"sbatch: {said or f'ended with exit code {done.returncode}'}")
     return re.sub(r"^Job \d+ to start ", "", said)
 
 
-def as_lines(order: Order) -> list[str]:
+def as_lines(plan: ChainPlan) -> list[str]:
     """What will be asked for, and what is expected, a line each, with where each estimate comes from."""
-    slurm, job, found = order.slurm, order.job, order.estimate
+    slurm, job, found = plan.slurm, plan.job, plan.estimate
     unit = "GPU" if slurm.gpus_per_node else "task"
     each = ", ".join(option.removeprefix("--") for option in chain.resources(slurm) if not option.startswith("--n"))
     hours = "unknown" if found.hours is None else f"about {found.hours:,.1f}" if found.hours > 0.05 else "less than 0.1"
-    used = "" if not order.gpu_hours or order.gpu_hours < 0.05 else f", {order.gpu_hours:,.1f} GPU-hours"
+    used = "" if not plan.gpu_hours or plan.gpu_hours < 0.05 else f", {plan.gpu_hours:,.1f} GPU-hours"
     steps = "unknown" if found.steps is None else f"{found.steps:,} of {found.total_steps:,} are left"
     return [
         f"chain    {found.chain} jobs named {job.chain} ({found.chain_from})",
@@ -103,7 +103,7 @@ def as_lines(order: Order) -> list[str]:
         f"steps    {steps}",
         f"hours    {hours}{used} ({found.hours_from})",
         f"lead     SLURM warns {found.lead_s} s before a limit ({found.lead_from})",
-        *(f"note     {note}" for note in order.notes),
+        *(f"note     {note}" for note in plan.notes),
     ]
 
 
@@ -111,12 +111,12 @@ def _many(count: int, unit: str) -> str:
     return f"{count:,} {unit}{'' if count == 1 else 's'}"
 
 
-def to_json(order: Order) -> dict[str, Any]:
+def to_json(plan: ChainPlan) -> dict[str, Any]:
     return {
-        "run_dir": order.job.run_dir,
-        "submission": str(order.submission.path),
-        "chain": order.job.chain,
-        "resources": list(chain.resources(order.slurm)),
-        "estimate": asdict(order.estimate) | {"gpu_hours": order.gpu_hours},
-        "notes": list(order.notes),
+        "run_dir": plan.job.run_dir,
+        "submission": str(plan.submission.path),
+        "chain": plan.job.chain,
+        "resources": list(chain.resources(plan.slurm)),
+        "estimate": asdict(plan.estimate) | {"gpu_hours": plan.gpu_hours},
+        "notes": list(plan.notes),
     }

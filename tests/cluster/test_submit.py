@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.cluster import chain, submit
+from pipeline.cluster.chain_plan import ChainPlan, Request, plan_chain, refuse_full_disk
 from pipeline.cluster.dry_run import as_bash
 from pipeline.cluster.job import read_job
-from pipeline.cluster.order import Order, Request, make_order, refuse_full_disk
 from pipeline.config import load_config
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.run.directory import RunDirectory
@@ -55,8 +55,8 @@ def run(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return write_run(tmp_path / "run.yaml", data, slurm=SLURM)
 
 
-def order_at(run: Path, folder: str) -> Order:
-    return make_order(Request(run, (f"run_dir={json.dumps(folder)}",)))
+def order_at(run: Path, folder: str) -> ChainPlan:
+    return plan_chain(Request(run, (f"run_dir={json.dumps(folder)}",)))
 
 
 def test_a_chain_is_queued_with_what_the_run_asks_for(run: Path, slurm: Fake, tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_chain_is_queued_with_what_the_run_asks_for(run: Path, slurm: Fake, tm
     )
     (tmp_path / "site.yaml").write_text(site)
     slurm.says("sbatch", 'env | grep ^VITSTREAM_ | sort > "${0%/*}/environment"; echo "$((++i))42;cluster"')
-    order = make_order(Request(run))
+    order = plan_chain(Request(run))
     done = submit.submit(order)
     tried, *queued = slurm.calls("sbatch")
     assert tried[0] == "--test-only" and not [word for word in tried if "dependency" in word]
@@ -113,10 +113,12 @@ def test_the_bash_of_a_dry_run_says_exactly_the_same(
 ) -> None:
     slurm.forget()
     slurm.says("python", "")
-    order = make_order(Request(run))
+    order = plan_chain(Request(run))
     folder = tmp_path / "odd" / os.fsdecode(name)
     request = Request(Path(os.fsdecode(name)), tuple(overrides), 7, True, False)
-    odd = Order(**(vars(order) | {"request": request, "submission": type(order.submission)(folder / "submit" / "000")}))
+    odd = ChainPlan(
+        **(vars(order) | {"request": request, "submission": type(order.submission)(folder / "submit" / "000")})
+    )
     odd.submission.path.mkdir(parents=True, exist_ok=True)
     try:
         expected = odd.options
@@ -168,28 +170,28 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
     run: Path, slurm: Fake, overrides: list[str], words: list[str]
 ) -> None:
     with pytest.raises(UsageError) as error:
-        submit.submit(make_order(Request(run, tuple(overrides))))
+        submit.submit(plan_chain(Request(run, tuple(overrides))))
     assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
     assert slurm.calls("sbatch") == [] and not run.with_suffix("").exists()
 
 
 def test_data_that_another_job_makes_may_be_missing(run: Path, slurm: Fake, tmp_path: Path) -> None:
-    order = make_order(Request(run, (f"data.train={tmp_path}/later",), after=7))
+    order = plan_chain(Request(run, (f"data.train={tmp_path}/later",), after=7))
     assert "later is not there yet" in order.notes[0] and order.estimate.chain == 3 and order.estimate.lead_s == 120
     slurm.says("scontrol", "echo JobId=7 JobName=prep JobState=PENDING")
     submit.submit(order)
     assert "--dependency=afterok:7,singleton" in slurm.calls("sbatch")[1]
     with pytest.raises(UsageError, match="batch_size"):
-        make_order(Request(run, ("batch_size=3",), after=7))
+        plan_chain(Request(run, ("batch_size=3",), after=7))
 
 
 def test_a_chain_that_is_there_is_not_doubled(run: Path, slurm: Fake, tmp_path: Path) -> None:
     name = chain.chain_name(tmp_path / "run")
     slurm.queue(f"7|RUNNING|None|N/A|9:00|n1|{name}", f"8|PENDING|Dependency|N/A|10:00||{name}")
     with pytest.raises(UsageError, match=r"job 7 \(RUNNING\), job 8 \(PENDING\).*vitstream stop"):
-        submit.submit(make_order(Request(run)))
+        submit.submit(plan_chain(Request(run)))
     slurm.queue(f"7|COMPLETED|None|N/A|9:00|n1|{name}", f"8|CANCELLED|None|N/A|9:00|n1|{name}")
-    submit.submit(make_order(Request(run)))
+    submit.submit(plan_chain(Request(run)))
 
 
 def test_a_run_on_a_machine_is_not_doubled(run: Path, slurm: Fake, tmp_path: Path) -> None:
@@ -201,7 +203,7 @@ def test_a_run_on_a_machine_is_not_doubled(run: Path, slurm: Fake, tmp_path: Pat
     with subprocess.Popen(holder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         process.stdout.readline()
         with pytest.raises(UsageError, match=r"in use by process .* on host-1"):
-            submit.submit(make_order(Request(run)))
+            submit.submit(plan_chain(Request(run)))
         process.communicate("\n")
 
 
@@ -209,13 +211,13 @@ def test_a_stop_that_nobody_has_obeyed_is_named(run: Path, slurm: Fake, tmp_path
     RunDirectory(tmp_path / "run").create()
     RunDirectory(tmp_path / "run").stop_file.write(StopOrder())
     with pytest.raises(UsageError, match="STOP: is there"):
-        submit.submit(make_order(Request(run)))
+        submit.submit(plan_chain(Request(run)))
 
 
 def test_slurms_refusal_leaves_nothing_behind(run: Path, slurm: Fake, tmp_path: Path) -> None:
     slurm.says("sbatch", '[[ $1 == --test-only ]] && exit 0; echo "sbatch: error: no" >&2; exit 1')
     with pytest.raises(WorkFailed, match=r"sbatch: no$"):
-        submit.submit(make_order(Request(run)))
+        submit.submit(plan_chain(Request(run)))
     assert list((tmp_path / "run" / "submit").iterdir()) == [] and slurm.calls("scancel") == []
     slurm.says("sbatch", 'echo "sbatch: error: invalid partition" >&2; exit 1')
     with pytest.raises(WorkFailed, match="invalid partition"):
@@ -230,7 +232,7 @@ def test_a_limit_on_queued_jobs_cancels_those_before(run: Path, slurm: Fake) -> 
     )
     slurm.says("sbatch", limited)
     with pytest.raises(WorkFailed, match=r"limit; it took 1 of 3 jobs.*slurm.chain"):
-        submit.submit(make_order(Request(run)))
+        submit.submit(plan_chain(Request(run)))
     assert slurm.calls("scancel") == [["9"]]
 
 
@@ -239,14 +241,14 @@ def test_nodes_that_are_down_are_waited_for(run: Path, slurm: Fake) -> None:
         "[[ $1 == --test-only ]] && { echo 'allocation failure: Nodes down, drained or reserved' >&2; exit 1; }; echo 9"
     )
     slurm.says("sbatch", busy)
-    assert submit.submit(make_order(Request(run))).jobs == (9, 9, 9)
+    assert submit.submit(plan_chain(Request(run))).jobs == (9, 9, 9)
 
 
 def test_what_is_perhaps_not_meant_is_a_note(run: Path) -> None:
-    assert "slurm.cpus_per_task is not set" in make_order(Request(run)).notes[0]
-    assert make_order(Request(run, ("slurm.cpus_per_task=2",))).notes == ()
-    assert "1 for a rank" in make_order(Request(run, ("slurm.cpus_per_task=1",))).notes[0]
-    assert make_order(Request(run, ("loader.workers=0",))).notes == ()
+    assert "slurm.cpus_per_task is not set" in plan_chain(Request(run)).notes[0]
+    assert plan_chain(Request(run, ("slurm.cpus_per_task=2",))).notes == ()
+    assert "1 for a rank" in plan_chain(Request(run, ("slurm.cpus_per_task=1",))).notes[0]
+    assert plan_chain(Request(run, ("loader.workers=0",))).notes == ()
 
 
 def test_room_on_the_disk_is_looked_for(tmp_path: Path) -> None:
@@ -269,7 +271,7 @@ def test_without_slurm_it_is_one_line_and_a_dry_run_works(run: Path, tmp_path: P
 def test_no_secret_of_a_url_is_shown(run: Path, slurm: Fake, tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("checkpoint: {copy_to: 's3://key:SECRET@bucket/x'}\n")
     run.write_text(f"extends: base.yaml\n{run.read_text()}")
-    order = make_order(Request(run))
+    order = plan_chain(Request(run))
     assert "SECRET" in order.config.to_yaml()
     submit.submit(order)
     shown = [*submit.as_lines(order), json.dumps(submit.to_json(order)), *as_bash(order)]

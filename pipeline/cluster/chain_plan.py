@@ -61,7 +61,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Order:
+class ChainPlan:
     """A chain that can be queued."""
 
     request: Request
@@ -88,7 +88,7 @@ class Order:
         return self.estimate.hours * self.slurm.nodes * self.slurm.gpus_per_node
 
 
-def make_order(request: Request) -> Order:
+def plan_chain(request: Request) -> ChainPlan:
     """Checks configuration, data, room on the disk, and what the run was before. Writes nothing.
 
     Raises:
@@ -123,9 +123,9 @@ def make_order(request: Request) -> Order:
             f"({expected.lead_from}); take at least {-(-2 * expected.lead_s // 60)} minutes"
         )
     job = _job(run, slurm, site, request, expected.lead_s)
-    order = Order(request, config, slurm, site, job, next_submission(run.path), expected, tuple(notes))
-    sbatch.file_pattern(order.submission.path, "take another run_dir")
-    return order
+    plan = ChainPlan(request, config, slurm, site, job, next_submission(run.path), expected, tuple(notes))
+    sbatch.file_pattern(plan.submission.path, "take another run_dir")
+    return plan
 
 
 def _doubts(slurm: Slurm, config: Config, expected: Estimate) -> list[str]:
