@@ -46,14 +46,6 @@ def deepspeed_config(config: Config, micro_batch: int, accumulation: int, world_
     return body
 
 
-def engine_notes(config: Config, accumulation: int) -> list[str]:
-    """What one might not expect of the engine, a line each."""
-    stage = zero_template(config)["zero_optimization"].get("stage", 0)
-    if config.precision == "bf16" and stage == 1 and accumulation > 1:
-        return [f"zero1 adds {accumulation} micro-batches up in bf16; zero2, or a larger micro_batch_size, not"]
-    return []
-
-
 def build_model(config: Config, classes: int) -> nn.Module:
     """The model on the CPU in float32, initialised from the run's seed. Raises as `build_foreign`."""
     if config.model.foreign is not None:

@@ -21,13 +21,12 @@ from pipeline.checkpoint.start import start_from
 from pipeline.checkpoint.state import slices_to_save
 from pipeline.data.loader import Loader
 from pipeline.data.mosaic.loader import MosaicLoader
-from pipeline.data.mosaic.order import LIMITS, MosaicFeed
-from pipeline.data.recipe import Recipe
+from pipeline.data.training import load_training
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import write_private
 from pipeline.dataset.remote.traffic import Fetched
 from pipeline.distributed import World
-from pipeline.engine import build_engine, build_model, engine_notes, import_deepspeed
+from pipeline.engine import build_engine, build_model, import_deepspeed
 from pipeline.evaluate.validation import Validation
 from pipeline.launch.environment import RankEnvironment
 from pipeline.launch.preflight import Prepared, compare
@@ -41,6 +40,7 @@ from pipeline.progress import Progress
 from pipeline.run.console import Console
 from pipeline.run.environment import code_version, environment_facts
 from pipeline.run.holes import Holes, known_holes, to_repeat
+from pipeline.run.introduction import introduction
 from pipeline.run.journal import Journal, StepFacts
 from pipeline.run.lineage import Lineage
 from pipeline.run.progress_line import progress_line
@@ -135,29 +135,17 @@ class Trainer:
 
     def _introduce(self) -> None:
         """Says what starts, and writes config.yaml and env.json."""
-        config, train, world = self.config, self.prepared.train, self.world
-        if not world.is_main:
+        if not self.world.is_main:
             return
         if self.resumed_from is None:  # the run begins here, whatever was tried before
-            write_private(self.run.config, config.to_yaml().encode())
-        self.run.write_environment(environment_facts(str(world.device)))
+            write_private(self.run.config, self.config.to_yaml().encode())
+        self.run.write_environment(environment_facts(str(self.world.device)))
         start = f"{self.resumed_from}, which verifies" if self.resumed_from else f"step {self.progress.step:,}"
         self.console.say(f"attempt {self.attempt}, from {start}: {self.run.path}")
         for line in (*self.changed, *self.lineage.changed):
             self.console.say(f"changed since that checkpoint: {line}")
-        if config.loader.name == "mosaic":
-            self.console.say(LIMITS)
-        for line in self.prepared.notes:
+        for line in introduction(self.prepared, self.feed, self.world.size, self.total_steps):
             self.console.say(line)
-        accumulation, micro_batch = self.feed.accumulation, self.feed.batch
-        ranks = "rank" if world.size == 1 else "ranks"
-        for line in engine_notes(config, accumulation):
-            self.console.say(line)
-        self.console.say(
-            f"{config.model.name} at {config.model.image_size} px, {config.precision}, {config.zero}; batch "
-            f"{config.batch_size} over {world.size} {ranks}, {accumulation} x {micro_batch} each; "
-            f"{train.samples:,} samples in {len(train.classes)} classes, {self.total_steps:,} steps"
-        )
 
     def _build(self, checkpoint: tuple[Path, CheckpointManifest] | None) -> None:
         """Model, engine, restored state, loader, saver, journal."""
@@ -165,7 +153,9 @@ class Trainer:
         data = checkpoint[1].data if checkpoint else {}
         known = self._known_holes(data.get("holes", {}))
         if self.feed.steps > 0:  # first: it reads its first batches while the model is built
-            self.loader = self._load_training(data.get("order"), known)
+            self.loader = load_training(
+                config, corpus, self.feed, world, self.run.path, data.get("order"), known, self._give_up
+            )
         model = build_model(config, len(corpus.classes))
         if config.model.init and not checkpoint:
             for line in start_from(config.model.init, model, config.model.variant.heads, corpus.classes):
@@ -207,16 +197,6 @@ class Trainer:
         if repeated:
             self.console.say(f"{len(repeated):,} samples of steps that are done again were holes there, and are again")
         return repeated
-
-    def _load_training(self, kept: dict[str, Any] | None, known: dict[tuple[int, int], str]) -> Loader | MosaicLoader:
-        """From here on; with what a checkpoint kept of the order, and the holes that are known."""
-        config, world, corpus, feed = self.config, self.world, self.prepared.train, self.feed
-        if isinstance(feed, MosaicFeed):
-            give_up = self._give_up
-            return MosaicLoader(config, corpus.members[0], feed, world, self.run.path, kept, known, give_up)
-        recipe = Recipe.of_training(config, corpus, feed, world.local_size, known)
-        loader = config.loader
-        return Loader(recipe, loader.workers, loader.prefetch, feed.accumulation, world.device, self._give_up)
 
     def _give_up(self) -> bool:
         """Whether data for the next step is not to be waited for."""

@@ -85,6 +85,14 @@ def zero_template(config: Config) -> dict[str, Any]:
     return template
 
 
+def engine_notes(config: Config, accumulation: int) -> list[str]:
+    """What one might not expect of the engine, a line each."""
+    stage = zero_template(config)["zero_optimization"].get("stage", 0)
+    if config.precision == "bf16" and stage == 1 and accumulation > 1:
+        return [f"zero1 adds {accumulation} micro-batches up in bf16; zero2, or a larger micro_batch_size, not"]
+    return []
+
+
 def _check_offload(path: Path, offload: Any, stage: int) -> None:
     key = "zero_optimization.offload_optimizer"
     if stage != 3:
