@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.config_model import Model
+from pipeline.config_model import Model, Resolution
 from pipeline.config_optim import Optimizer, Schedule
 from pipeline.config_preset import Preset
 from pipeline.config_slurm import Slurm
@@ -184,6 +184,7 @@ class Config(Section):
     micro_batch_size: Positive = 64  # at most this many images at once on a GPU; accumulation follows
     epochs: Positive | None = None
     steps: Positive | None = None
+    resolution: tuple[Resolution, ...] = ()  # of the first steps; the rest is at model.image_size
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     precision: Literal["bf16", "fp32"] = "bf16"
@@ -218,6 +219,19 @@ class Config(Section):
                     f"regularization.{key}: is of our own ViT; of {self.model.name} its config.json says it "
                     "(drop_path_rate, hidden_dropout_prob, as it has them)"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _sizes(self) -> "Config":
+        if self.resolution and self.model.foreign is not None:
+            raise ValueError(f"resolution: is of our own ViT; {self.model.name} is trained at one size: leave it out")
+        if self.resolution and self.loader.name == "mosaic":
+            raise ValueError("resolution: loader.name: mosaic has images of one size only: take vitstream, or leave it")
+        for number, phase in enumerate(self.resolution):
+            if misfit := self.model.misfit(phase.image_size):
+                raise ValueError(f"resolution.{number}: {misfit}")
+            if number and phase.until <= (before := self.resolution[number - 1].until):
+                raise ValueError(f"resolution.{number}.until: {phase.until:g} does not come after {before:g}")
         return self
 
     @model_validator(mode="after")

@@ -12,6 +12,13 @@ FOREIGN: Final = "hf:"  # begins the name of a model of transformers; a folder w
 _OF_BOTH: Final = ("name", "image_size", "head_bias", "init")
 
 
+class Resolution(Section):
+    """The first steps of a run, or those after another of these, with images of another size than the model's."""
+
+    image_size: Positive
+    until: Annotated[float, Field(gt=0, lt=1)]  # share of the run's steps that are done when they end
+
+
 class Model(Section):
     name: str  # vit-{ti,s,b,l,h,g}/PATCH, or hf:FOLDER
     image_size: Positive = 224
@@ -38,17 +45,21 @@ class Model(Section):
         """Our architecture's numbers. Raises UsageError naming the key at fault."""
         return variant(self.name, self.width, self.depth, self.mlp_dim, self.heads)
 
+    def misfit(self, image_size: int) -> str | None:
+        """Why images of that size cannot be cut into patches, or None; of our own architecture."""
+        patch = self.variant.patch
+        if image_size % patch == 0:
+            return None
+        below = max(patch, image_size // patch * patch)
+        return f"image_size {image_size} is not a multiple of the patch, {patch}: take {below} or {below + patch}"
+
     @model_validator(mode="after")
     def _fits(self) -> "Model":
         if self.foreign is not None:
             return self._only_what_a_foreign_one_has()
-        numbers = self.variant
-        patch, width = numbers.patch, numbers.width
-        if self.image_size % patch:
-            below = max(patch, self.image_size // patch * patch)
-            raise ValueError(
-                f"image_size {self.image_size} is not a multiple of the patch, {patch}: take {below} or {below + patch}"
-            )
+        width = self.variant.width
+        if misfit := self.misfit(self.image_size):
+            raise ValueError(misfit)
         if self.pos_embed == "sincos2d" and (width % 4 or width < 8):
             raise ValueError(f"pos_embed: sincos2d needs a width that is a multiple of 4, from 8 on, not {width}")
         return self

@@ -19,9 +19,8 @@ from pipeline.checkpoint.restore import choose_checkpoint
 from pipeline.checkpoint.saver import Saver
 from pipeline.checkpoint.start import start_from
 from pipeline.checkpoint.state import slices_to_save
-from pipeline.data.loader import Loader
 from pipeline.data.mosaic.loader import MosaicLoader
-from pipeline.data.training import load_training
+from pipeline.data.training import TrainingLoader, load_training
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import write_private
 from pipeline.dataset.remote.traffic import Fetched
@@ -31,8 +30,8 @@ from pipeline.evaluate.validation import Validation
 from pipeline.launch.environment import RankEnvironment
 from pipeline.launch.preflight import Prepared, compare
 from pipeline.launch.saving import saving_of_parameters
-from pipeline.models.architecture import train_flops
 from pipeline.models.flops import device_peak
+from pipeline.models.mfu import Utilisation
 from pipeline.optim.ema import AVERAGE, WeightAverage
 from pipeline.optim.masters import optimizer_step
 from pipeline.optim.schedule import learning_rate
@@ -71,7 +70,7 @@ class Trainer:
         self.validation = Validation(self.config, prepared.val, self.world, self.agreement, self.console)
         self.from_scratch = from_scratch
         self.progress = Progress.begun(self.config, prepared.train, self.world)
-        self.loader: Loader | MosaicLoader | None = None
+        self.loader: TrainingLoader | None = None
         self.copier = Copier.of(self.config.checkpoint.copy_to, self.console.say) if self.world.is_main else None
         self.lineage = Lineage(code_version() if self.world.is_main else {})
         self.resumed_from: str | None = None
@@ -153,8 +152,9 @@ class Trainer:
         data = checkpoint[1].data if checkpoint else {}
         known = self._known_holes(data.get("holes", {}))
         if self.feed.steps > 0:  # first: it reads its first batches while the model is built
+            order, total = data.get("order"), self.total_steps
             self.loader = load_training(
-                config, corpus, self.feed, world, self.run.path, data.get("order"), known, self._give_up
+                config, corpus, self.feed, total, world, self.run.path, order, known, self._give_up, say
             )
         model = build_model(config, len(corpus.classes))
         if config.model.init and not checkpoint:
@@ -172,7 +172,6 @@ class Trainer:
         newest = (checkpoint[0].name, checkpoint[1].step) if checkpoint else None
         size = saving_of_parameters(config, count, self.total_steps, world.size).snapshot
         self.saver = Saver(config.checkpoint, self.run.checkpoints, self.attempt, world, newest, size, say, self.copier)
-        flops = train_flops(config, len(corpus.classes))
         peak = device_peak(torch.cuda.get_device_name()) if world.device.type == "cuda" else None
         self.journal = Journal(
             config=config,
@@ -183,7 +182,7 @@ class Trainer:
             ledger=self.progress.ledger,
             holes=self.holes,
             attempt=self.attempt,
-            mfu_of=lambda rate: round(rate * flops / (peak * world.size), 4) if flops and peak else None,
+            utilisation=Utilisation(config, len(corpus.classes), self.total_steps, peak and peak * world.size),
             say=self.console.say,
         )
 

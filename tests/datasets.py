@@ -12,7 +12,7 @@ import numpy as np
 import simplejpeg
 import xxhash
 
-from pipeline.dataset.index import write_index
+from pipeline.dataset.index import ShardIndex, write_index
 from pipeline.dataset.keys import hex64, key_sum, sample_key
 from pipeline.dataset.manifest import Manifest, Shard, write_manifest
 from pipeline.dataset.row import IndexRow
@@ -117,3 +117,13 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))
+
+
+def damage(path: Path, first: int, every: int) -> None:
+    """Of each shard of a DATASET, every so many-th sample is no image any more."""
+    for tar in path.glob("shards/*.tar"):
+        index = ShardIndex(tar.with_suffix(".arrow"))
+        with tar.open("r+b") as file:
+            for row in map(index.row, range(first, len(index), every)):
+                file.seek(row.offset)
+                file.write(b"\0" * row.size)

@@ -17,6 +17,7 @@ _KEPT: Final = (
     "representation_size",
     "head_bias",
 )
+_OTHER_SIZE: Final = 24  # pixels, of the steps that have another than the model's
 _ROWS: Final = 8  # of a micro-batch
 _WORKERS: Final = 2
 
@@ -26,6 +27,7 @@ def small_run(config: Config, processes: int, steps: int) -> dict[str, Any]:
     tree = config.to_json(exclude={"run_dir", "slurm"})
     tree["data"] |= {"val": None}
     tree["model"] = _MODEL | {key: tree["model"][key] for key in _KEPT}
+    tree["resolution"] = [phase | {"image_size": _OTHER_SIZE} for phase in tree["resolution"]]
     tree["schedule"] |= {"warmup_steps": min(5, steps)}
     tree["loader"] |= {"workers": min(_WORKERS, config.loader.workers)}
     tree["checkpoint"] = {"every_steps": 2, "keep_last": 2}

@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.launch.plan import ASSUMED_GPU, ASSUMED_MFU, Plan
+from pipeline.launch.length import ASSUMED_GPU, ASSUMED_MFU
+from pipeline.launch.plan import Plan
 from pipeline.run.measured import Measured
 
 LEAST_JOBS, MOST_JOBS = 3, 50

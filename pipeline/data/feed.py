@@ -4,7 +4,7 @@ A feed is closed form, and the same on every machine: what an item holds, and, t
 row a sample is wanted. So any worker of any attempt can make any part of it, and read ahead what it will need.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, NamedTuple, Protocol
 
@@ -81,6 +81,11 @@ class TrainFeed:
     @property
     def seed(self) -> int:
         return self.order.seed
+
+    def part(self, first: int, steps: int) -> "TrainFeed":
+        """So many of its steps, from its step `first` (from 0) on, as a feed of their own."""
+        end = min(self.total, self.consumed_before(first + steps))
+        return replace(self, consumed=self.consumed_before(first), total=end)
 
     @cached_property
     def slots(self) -> np.ndarray:

@@ -28,6 +28,7 @@ _HARMFUL = {
     "optimizer.groups": "moves or pulls some of the weights otherwise",
     "optimizer.layer_decay": "moves the lower blocks at other rates",
     "augment": "shows other images",
+    "resolution": "shows images of other sizes",
     "regularization.dropout": "trains through other noise",
     "regularization.drop_path": "trains through other noise",
     "regularization.patch_dropout": "trains through other noise",

@@ -23,14 +23,11 @@ from pipeline.dataset.errors import UsageError
 from pipeline.dataset.index import MAX_REMOTE_BATCHES, ROWS_PER_BATCH
 from pipeline.dataset.quantities import human_bytes
 from pipeline.launch.caching import CachePlan, cache_plan
+from pipeline.launch.length import Length, length_of
 from pipeline.launch.saving import Saving, saving_of
 from pipeline.launch.states import States, model_states
-from pipeline.models.architecture import train_flops
-from pipeline.models.flops import PEAK_BF16
+from pipeline.models.resolution import sizes
 
-ASSUMED_GPU: Final = "H100"
-ASSUMED_MFU: Final = 0.4
-ASSUMED_MOST: Final = 5000.0  # images/s of a rank: a smaller model waits for other things than arithmetic
 S3_REQUESTS_PER_S: Final = 5500  # GETs of one prefix, as AWS documents
 GOOD_SHUFFLE: Final = 1.1
 MANY_ALONE: Final = 0.25
@@ -48,24 +45,6 @@ class Machines:
     @property
     def ranks(self) -> int:
         return self.nodes * self.ranks_per_node
-
-
-@dataclass(frozen=True)
-class Length:
-    """How long the run is."""
-
-    samples: int  # read in all, repeats included
-    epochs: float  # of all datasets' samples together
-    steps: int
-    batch_size: int
-    last_batch: int  # samples of the last step
-    ranks: int
-    accumulation: int
-    micro_batch: int
-    images_per_s: float  # of a rank
-    assumed: bool  # whether that is our guess
-    flops: int | None  # to train on one image; None where that is not known
-    hours: float  # at that rate
 
 
 @dataclass(frozen=True)
@@ -151,7 +130,7 @@ def make_plan(config: Config, corpus: Corpus, machines: Machines) -> Plan:
         order, config.batch_size, machines.ranks, 0, config.micro_batch_size, 0, total, config.augment.mixes
     )
     parts = _parts(corpus, order, total)
-    length = _length(config, corpus, machines, feed)
+    length = length_of(config, len(corpus.classes), corpus.samples, feed, machines.images_per_s)
     per_sample = sum(part.share * part.bytes / part.samples for part in parts)
     volume = _volume(length, per_sample, corpus.samples, machines)
     saving = saving_of(config, len(corpus.classes), feed.steps, machines.ranks)
@@ -166,31 +145,11 @@ def make_plan(config: Config, corpus: Corpus, machines: Machines) -> Plan:
         volume=volume,
         memory=memory,
         saving=saving,
-        traffic=_traffic(config, corpus, feed, length.images_per_s, memory.room, machines),
+        traffic=_traffic(config, corpus, feed, length.most_images_per_s, memory.room, machines),
         cache=cache_plan(config, corpus, volume.run, machines.nodes),
         warnings=(),
     )
     return Plan(**(vars(plan) | {"warnings": tuple(_warnings(plan, corpus))}))
-
-
-def _length(config: Config, corpus: Corpus, machines: Machines, feed: TrainFeed) -> Length:
-    flops = train_flops(config, len(corpus.classes))
-    guess = min(ASSUMED_MOST, ASSUMED_MFU * PEAK_BF16[ASSUMED_GPU] / flops) if flops else ASSUMED_MOST
-    rate = machines.images_per_s or guess
-    return Length(
-        samples=feed.total,
-        epochs=feed.total / corpus.samples,
-        steps=feed.steps,
-        batch_size=feed.batch_size,
-        last_batch=feed.count(feed.steps - 1),
-        ranks=machines.ranks,
-        accumulation=feed.accumulation,
-        micro_batch=feed.batch,
-        images_per_s=rate,
-        assumed=machines.images_per_s is None,
-        flops=flops,
-        hours=feed.total / (rate * machines.ranks) / 3600,
-    )
 
 
 def _parts(corpus: Corpus, order: SampleOrder, total: int) -> tuple[Part, ...]:
@@ -251,7 +210,7 @@ def _memory(
         limit = machines.memory // MEMORY_SHARE // machines.ranks_per_node
     ahead = 1 + 1.25 * loader.read_ahead  # at most, as window.py asks for several at once
     read_ahead = round(ahead * feed.rows * per_sample)
-    ring = Shape(loader.prefetch + feed.accumulation, feed.rows, config.model.image_size, several).bytes
+    ring = Shape(loader.prefetch + feed.accumulation, feed.rows, max(sizes(config)), several).bytes
     most = round(windows.max())
     node = machines.ranks_per_node * (min(most, limit or most) + read_ahead + ring + beside)
     if machines.memory is not None and node > machines.memory:

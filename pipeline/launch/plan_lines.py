@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from pipeline.dataset.quantities import human_bytes
-from pipeline.launch.plan import ASSUMED_GPU, ASSUMED_MFU, ASSUMED_MOST, Plan
+from pipeline.launch.length import ASSUMED_GPU, ASSUMED_MFU, ASSUMED_MOST
+from pipeline.launch.plan import Plan
 from pipeline.launch.template import template_names
 from pipeline.optim.groups import table
 
@@ -37,11 +38,13 @@ def _run(plan: Plan) -> Iterator[str]:
     yield f"{steps}: {length.epochs:.4g} epochs, {length.samples:,} samples"
     ranks = "the one rank" if length.ranks == 1 else f"each of {length.ranks:,} ranks"
     yield f"{ranks} takes {length.accumulation} x {length.micro_batch} of a batch"
+    if len(length.phases) > 1:
+        yield "images of " + ", then ".join(f"{each.image_size} px for {each.steps:,} steps" for each in length.phases)
     rate = f"{length.images_per_s:,.0f} images/s a rank"
     guess = f"{ASSUMED_MFU:.0%} of an {ASSUMED_GPU}'s peak"
     if length.flops is None:
         guess = "a guess, the most that is assumed: what this model computes is not known here"
-    elif length.images_per_s == ASSUMED_MOST:
+    elif all(phase.images_per_s == ASSUMED_MOST for phase in length.phases):
         guess = f"a guess: so small a model does not keep an {ASSUMED_GPU} busy"
     guess = f" ({guess}; say yours with --images-per-s)" if length.assumed else ""
     yield f"{_time(length.hours * 3600)} at {rate}{guess}"
@@ -56,7 +59,9 @@ def _model(plan: Plan) -> Iterator[str]:
     yield f"{states.parameters:,} parameters; {zero}"
     if length.flops:
         total = length.flops * length.samples / 1e18
-        yield f"{length.flops / 1e9:,.4g} GFLOP to train on an image, {total:,.4g} exaFLOP in all"
+        sized = [f"{each.flops / 1e9:,.4g} at {each.image_size} px" for each in length.phases if each.flops]
+        parts = f" ({', '.join(sized)})" if len(sized) > 1 else ""
+        yield f"{length.flops / 1e9:,.4g} GFLOP to train on an image{parts}, {total:,.4g} exaFLOP in all"
     host = f", and {human_bytes(states.host)} of main memory" if states.host else ""
     yield f"a rank: weights, gradients and optimizer {human_bytes(states.gpu)}{host}; activations and buffers beside it"
 
@@ -98,7 +103,10 @@ def _reading(plan: Plan) -> Iterator[str]:
     whole = (
         f"; all nodes {traffic.requests_per_s:,.1f} requests/s" if plan.volume.epoch > plan.volume.epoch_of_node else ""
     )
-    yield f"at the rate above a node asks for {node}{whole}"
+    rate = "the rate above"
+    if len(plan.length.phases) > 1:
+        rate = f"{plan.length.most_images_per_s:,.0f} images/s a rank, where they are smallest,"
+    yield f"at {rate} a node asks for {node}{whole}"
     if traffic.index_requests_per_s:
         yield f"and {traffic.index_requests_per_s:,.1f} small ones for indexes, of all nodes"
 

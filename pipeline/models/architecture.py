@@ -4,6 +4,7 @@ Of a model of transformers only a BiT's are known without building it.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,12 +47,16 @@ def parameters(config: Config, classes: int) -> int | None:
     return vit_parameters(vit_config(config, classes))
 
 
-def train_flops(config: Config, classes: int) -> int | None:
-    """Operations to train on one image; None where that is not known. Raises as `foreign_config`."""
+def train_flops(config: Config, classes: int, image_size: int | None = None) -> int | None:
+    """Operations to train on one image, by default of `model.image_size`; None where that is not known.
+
+    Raises as `foreign_config`.
+    """
+    size = image_size or config.model.image_size
     if config.model.foreign is not None:
         resnet = _resnet(config.model)
-        return resnet.train_flops(config.model.image_size, classes) if resnet else None
-    return flops.train_flops(vit_config(config, classes))
+        return resnet.train_flops(size, classes) if resnet else None
+    return flops.train_flops(replace(vit_config(config, classes), image_size=size))
 
 
 def vit_parameters(config: ViTConfig) -> int:

@@ -42,11 +42,16 @@ class ViTConfig:
     @property
     def kept_patches(self) -> int:
         """Of an image in training: all but those that patch dropout leaves out."""
-        return max(1, round(self.patches * (1.0 - self.patch_dropout)))
+        return kept_patches(self.patches, self.patch_dropout)
 
     @property
     def class_tokens(self) -> int:
         return int(self.pooling == "cls")
+
+
+def kept_patches(patches: int, dropout: float) -> int:
+    """Of so many: all but those that patch dropout leaves out."""
+    return max(1, round(patches * (1.0 - dropout)))
 
 
 # B, L, H: the ViT paper's table 1 (arXiv 2010.11929). Ti, S: DeiT (arXiv 2012.12877), table 1. g: "Scaling Vision

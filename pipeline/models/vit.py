@@ -6,6 +6,7 @@ embeddings. What later papers have added is there where it is asked for: LayerSc
 register tokens, and dropout of whole patches.
 """
 
+import math
 from typing import Final
 
 import torch
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.models.heads import MapHead, Mlp
-from pipeline.models.posemb import sincos2d
-from pipeline.models.variants import ViTConfig
+from pipeline.models.posemb import fixed_positions, fixed_positions_on, resize_positions
+from pipeline.models.variants import ViTConfig, kept_patches
 
 LAYER_NORM_EPS: Final = 1e-6
 
@@ -60,19 +61,21 @@ class DropPath(nn.Module):
 
 
 class PatchDropout(nn.Module):
-    """Leaves all but `kept` patches of each sample out, others of every one (arXiv 2212.00794). Training only.
+    """Leaves a share of the patches of each sample out, others of every one (arXiv 2212.00794). Training only.
 
     [B, prefix + n, D] -> [B, prefix + kept, D]; what comes before the patches stays.
     """
 
-    def __init__(self, prefix: int, patches: int, kept: int) -> None:
+    def __init__(self, prefix: int, rate: float) -> None:
         super().__init__()
-        self.prefix, self.patches, self.kept = prefix, patches, kept
+        self.prefix, self.rate = prefix, rate
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.kept == self.patches:
+        patches = x.shape[1] - self.prefix
+        kept = kept_patches(patches, self.rate)
+        if not self.training or kept == patches:
             return x
-        chosen = torch.rand(len(x), self.patches, device=x.device).topk(self.kept, dim=1).indices
+        chosen = torch.rand(len(x), patches, device=x.device).topk(kept, dim=1).indices
         chosen = chosen[:, :, None].expand(-1, -1, x.shape[2])
         return torch.cat([x[:, : self.prefix], x[:, self.prefix :].gather(1, chosen)], dim=1)
 
@@ -118,7 +121,7 @@ class ViT(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if config.class_tokens else None
         self._add_positions(config)
         self.dropout = nn.Dropout(config.dropout)
-        self.patch_dropout = PatchDropout(config.class_tokens, config.patches, config.kept_patches)
+        self.patch_dropout = PatchDropout(config.class_tokens, config.patch_dropout)
         registers = config.registers
         self.register_tokens = nn.Parameter(torch.zeros(1, registers, width)) if registers else None
         rates = [config.drop_path * i / max(1, v.depth - 1) for i in range(v.depth)]
@@ -131,21 +134,21 @@ class ViT(nn.Module):
         self.head = nn.Linear(config.representation_size or width, config.classes)
 
     def _add_positions(self, config: ViTConfig) -> None:
-        """`pos_embed`, [1, class token and patches, D]: a parameter; if fixed, a buffer in no state dict; or None.
-
-        A class token has no place: its fixed embedding is zero.
-        """
+        """`pos_embed`, [1, class token and patches, D]: a parameter; if fixed, a buffer in no state dict; or None."""
         width, before = config.variant.width, config.class_tokens
         if config.pos_embed == "learned":
             self.pos_embed = nn.Parameter(torch.zeros(1, before + config.patches, width))
             return
         fixed = None
         if config.pos_embed == "sincos2d":
-            fixed = F.pad(sincos2d(config.image_size // config.variant.patch, width), (0, 0, before, 0))[None]
+            fixed = fixed_positions(config.image_size // config.variant.patch, width, before)
         self.register_buffer("pos_embed", fixed, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W], normalised, of the parameters' dtype -> [B, classes] logits."""
+        """[B, 3, H, H], normalised, of the parameters' dtype -> [B, classes] logits.
+
+        H may be another multiple of the patch than `image_size`: the positions are resized, and learn through that.
+        """
         return self.head(self.features(images))
 
     def features(self, images: Tensor) -> Tensor:
@@ -153,8 +156,8 @@ class ViT(nn.Module):
         x = self.patch_embed(images).flatten(2).transpose(1, 2)
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
-        if self.pos_embed is not None:
-            x = x + self.pos_embed.to(x.dtype)  # DeepSpeed makes parameters bf16, but not buffers
+        if (positions := self._positions(x.shape[1])) is not None:
+            x = x + positions.to(x.dtype)  # DeepSpeed makes parameters bf16, but not buffers
         x = self.patch_dropout(self.dropout(x))
         patches = x.shape[1]  # and the class token
         if self.register_tokens is not None:
@@ -163,6 +166,16 @@ class ViT(nn.Module):
             x = block(x)
         x = self._pooled(self.norm(x)[:, :patches])  # registers have served (arXiv 2309.16588)
         return x if self.pre_logits is None else torch.tanh(self.pre_logits(x))
+
+    def _positions(self, tokens: int) -> Tensor | None:
+        """[1, class token and patches, D] for so many of them: `pos_embed`, or what it is on another grid."""
+        config, before = self.config, self.config.class_tokens
+        if self.pos_embed is None or tokens == before + config.patches:
+            return self.pos_embed
+        if config.pos_embed == "learned":
+            return resize_positions(self.pos_embed, tokens, before)
+        side = math.isqrt(tokens - before)
+        return fixed_positions_on(self.pos_embed.device, side, config.variant.width, before)
 
     def _pooled(self, x: Tensor) -> Tensor:
         """[B, class token and patches, D] -> [B, D]."""

@@ -6,6 +6,7 @@ from pipeline.data.feed import TrainFeed
 from pipeline.data.mosaic.order import LIMITS, MosaicFeed
 from pipeline.launch.preflight import Prepared
 from pipeline.launch.template import engine_notes
+from pipeline.models.resolution import phases, told
 
 
 def introduction(prepared: Prepared, feed: TrainFeed | MosaicFeed, ranks: int, total_steps: int) -> Iterator[str]:
@@ -15,9 +16,11 @@ def introduction(prepared: Prepared, feed: TrainFeed | MosaicFeed, ranks: int, t
         yield LIMITS
     yield from prepared.notes
     yield from engine_notes(config, feed.accumulation)
+    done = total_steps - feed.steps
+    sizes = told(phases(config, total_steps, done), done)
     each = f"{feed.accumulation} x {feed.batch} each"
     yield (
-        f"{config.model.name} at {config.model.image_size} px, {config.precision}, {config.zero}; batch "
+        f"{config.model.name} at {sizes}, {config.precision}, {config.zero}; batch "
         f"{config.batch_size} over {ranks} {'rank' if ranks == 1 else 'ranks'}, {each}; "
         f"{train.samples:,} samples in {len(train.classes)} classes, {total_steps:,} steps"
     )

@@ -19,6 +19,7 @@ from pipeline.data.order import Accounting
 from pipeline.data.sample import Hole
 from pipeline.dataset.remote.traffic import Fetched
 from pipeline.distributed import World
+from pipeline.models.mfu import Utilisation
 from pipeline.run.afar import Afar, columns
 from pipeline.run.directory import RunDirectory
 from pipeline.run.holes import Holes, hole_line, short
@@ -51,7 +52,7 @@ class Journal:
     ledger: Ledger
     holes: Holes
     attempt: int
-    mfu_of: Callable[[float], float | None]  # global images per second -> MFU
+    utilisation: Utilisation
     say: Callable[[str], None]
     pending: list[tuple[StepFacts, StepResult]] = field(default_factory=list)
     pending_holes: list[dict] = field(default_factory=list)
@@ -204,7 +205,7 @@ class Journal:
             "grad_norm": grad_norm,
             **({} if math.isfinite(grad_norm) else {"applied": False}),
             "images_per_s": round(rate, 3),
-            "mfu": self.mfu_of(rate),
+            "mfu": self.utilisation.of(facts.step, rate),
             "step_s": round(facts.step_s, 6),
             "data_wait_s": round(waits.total_s, 6),
             "data_read_s": round(waits.read_s, 6),

@@ -20,7 +20,8 @@ from pipeline.dataset.errors import UsageError
 from pipeline.dataset.keys import sample_key
 from pipeline.dataset.location import Location
 from pipeline.dataset.manifest import Manifest, Shard
-from pipeline.launch.plan import ASSUMED_MOST, Machines, Plan, make_plan
+from pipeline.launch.length import ASSUMED_MOST
+from pipeline.launch.plan import Machines, Plan, make_plan
 from pipeline.launch.plan_lines import as_lines
 from pipeline.launch.saving import Saving
 from tests.datasets import make_dataset, photo_entry, write_dataset

@@ -148,7 +148,7 @@ def test_a_seed_gives_the_parts_that_two_models_share_the_same_weights() -> None
 @torch.no_grad()
 def test_patch_dropout_keeps_other_patches_of_each_image_and_all_else() -> None:
     torch.manual_seed(0)
-    drop, tokens = PatchDropout(prefix=1, patches=16, kept=4), torch.arange(17.0).expand(2000, 17)[:, :, None]
+    drop, tokens = PatchDropout(prefix=1, rate=0.75), torch.arange(17.0).expand(2000, 17)[:, :, None]
     out = drop.train()(tokens.expand(-1, -1, 3))
     assert out.shape == (2000, 5, 3) and not out[:, 0].any()
     kept = out[:, 1:, 0].long()

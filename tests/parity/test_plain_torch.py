@@ -14,9 +14,8 @@ from torch.nn import functional as F
 from pipeline.config import load_config
 from pipeline.data.feed import TrainFeed
 from pipeline.data.order import Order
-from pipeline.dataset.index import ShardIndex
 from pipeline.dataset.manifest import read_manifest
-from tests.datasets import make_dataset
+from tests.datasets import damage, make_dataset
 from tests.models.foreign import write_bit
 from tests.parity.worker import starting_point
 from tests.reading import recipe_of, run_loader
@@ -49,7 +48,10 @@ def plain_torch(config):
     manifest = read_manifest(config.data.train)
     order = Order.fit(manifest.samples, config.batch_size, config.seed)
     feed = TrainFeed(order, config.batch_size, 1, 0, config.batch_size, 0, config.batch_size * STEPS)
-    batches = list(run_loader(recipe_of(config.data.train, feed, 32, config.augment)))
+    sizes = {step: size_of(config, step) for step in range(1, STEPS + 1)}
+    batches = {
+        size: list(run_loader(recipe_of(config.data.train, feed, size, config.augment))) for size in sizes.values()
+    }
     model = starting_point(config, len(manifest.classes))
     optimizer = reference_optimizer(config, model)
     average = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -58,10 +60,10 @@ def plain_torch(config):
         for group in optimizer.param_groups:
             lr = step / WARMUP if step <= WARMUP else (STEPS - step) / (STEPS - WARMUP)
             group["lr"] = config.optimizer.lr * lr * group["rate"]
-        batch = batches[step - 1]
+        batch = batches[sizes[step]][step - 1]
         real = batch.weights > 0
         images = batch.images[real].permute(0, 3, 1, 2).float() / 127.5 - 1
-        loss = F.cross_entropy(model(images), batch.labels[real])
+        loss = F.cross_entropy(logits_of(model, config, images), batch.labels[real])
         optimizer.zero_grad()
         loss.backward()
         norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)))
@@ -70,6 +72,25 @@ def plain_torch(config):
         for name, parameter in model.named_parameters():
             average[name] = AVERAGING * average[name] + (1 - AVERAGING) * parameter.detach()
     return losses, norms, model.state_dict(), average
+
+
+def size_of(config, step):
+    """Pixels of a step's images, by counting: each phase ends with its last whole step, halves up."""
+    ends = [(int(phase.until * STEPS + 0.5), phase.image_size) for phase in config.resolution]
+    return next((size for end, size in ends if step <= end), 32)
+
+
+def logits_of(model, config, images):
+    """At another size: of a model made for that size, with all weights of `model`, and its grid as torch resizes it."""
+    size, weights = images.shape[-1], dict(model.named_parameters())
+    if size == 32:
+        return model(images)
+    at_size = config.model.model_copy(update={"image_size": size})
+    small = starting_point(config.model_copy(update={"model": at_size, "resolution": ()}), len(model.head.bias))
+    grid = weights["pos_embed"][:, 1:].unflatten(1, (4, 4)).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid, (size // 8, size // 8), mode="bilinear", align_corners=True).flatten(2).mT
+    weights["pos_embed"] = torch.cat([weights["pos_embed"][:, :1], grid], dim=1)
+    return torch.func.functional_call(small, weights, images)
 
 
 def reference_optimizer(config, model):
@@ -127,12 +148,7 @@ def data(tmp_path_factory):
 def damaged(data, tmp_path_factory):
     """A copy of which every twelfth image is no image."""
     path = shutil.copytree(data, tmp_path_factory.mktemp("parity") / "damaged")
-    for tar in path.glob("shards/*.tar"):
-        index = ShardIndex(tar.with_suffix(".arrow"))
-        with tar.open("r+b") as file:
-            for row in map(index.row, range(5, len(index), 12)):
-                file.seek(row.offset)
-                file.write(b"\0" * row.size)
+    damage(path, first=5, every=12)
     return path
 
 
@@ -169,6 +185,13 @@ def test_a_bit_of_transformers_too(data, tmp_path, zero):
     """The paper's ResNets, small; with GELU, since a ReLU's gradient jumps where rounding changes a sign."""
     model = {"name": f"hf:{write_bit(tmp_path / 'bit', hidden_act='gelu')}", "image_size": 32}
     ten_steps(data, tmp_path, zero, 30, 2, model=model)
+
+
+@pytest.mark.parametrize("zero", ["zero1", "zero3"])
+def test_images_that_grow_under_way_too(data, tmp_path, zero):
+    ten_steps(
+        data, tmp_path, zero, 30, 2, resolution=[{"image_size": 16, "until": 0.3}, {"image_size": 24, "until": 0.65}]
+    )
 
 
 SGD = {"name": "sgd", "lr": 0.02}

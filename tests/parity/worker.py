@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from pipeline.config import Config, load_config
 from pipeline.data.corpus import fit_order, open_corpus
 from pipeline.data.feed import TrainFeed
+from pipeline.data.giving_up import never
 from pipeline.data.ledger import READ
-from pipeline.data.loader import Loader
-from pipeline.data.recipe import Recipe
+from pipeline.data.training import load_training
 from pipeline.distributed import World
 from pipeline.engine import build_engine, build_model, import_deepspeed
 from pipeline.launch.environment import RankEnvironment
@@ -58,8 +58,7 @@ def main(run_yaml: Path, out: Path) -> None:
     model = starting_point(config, len(corpus.classes))
     engine = build_engine(config, model, world.device, micro_batch, accumulation, world.size)
     average = WeightAverage(engine, config.ema.decay)
-    recipe = Recipe.of_training(config, corpus, feed, world.local_size, known_holes={})
-    batches = Loader(recipe, config.loader.workers, config.loader.prefetch, accumulation, world.device)
+    batches = load_training(config, corpus, feed, feed.steps, world, out, None, {}, never, lambda line: None)
     losses, norms, read = [], [], []
     for step in range(1, feed.steps + 1):
         lr = learning_rate(config.schedule, config.optimizer.lr, step, feed.steps)
