@@ -1,5 +1,6 @@
-"""What tests have measured is said at the end, whichever worker ran them."""
+"""What tests have measured is said at the end, whichever worker ran them; and what holds for all tests."""
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -7,6 +8,9 @@ from hypothesis import settings
 
 settings.register_profile("shared machine", deadline=None)  # that an example takes long there says nothing
 settings.load_profile("shared machine")
+
+# Two pytest workers on two cores: more threads only wait for each other, and all add up in another order.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _SEEN = "seen"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from pipeline.run.metrics import read_steps
+from tests.ranks import Ended, run_ranks
 
 CHECKOUT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "pipeline.cli"]
@@ -56,10 +57,10 @@ def vitstream(*arguments: object, cwd: Path = CHECKOUT, **environment: str) -> s
     )
 
 
-def train(run_yaml: Path, nproc: int = 1, *arguments: object) -> subprocess.CompletedProcess:
-    """Trains to the end, which has to be a good one."""
-    done = vitstream("train", run_yaml, "--nproc", nproc, *arguments)
-    assert done.returncode == 0, done.stdout + done.stderr
+def train(run_yaml: Path, nproc: int = 1, *arguments: object) -> Ended:
+    """Trains to the end, which has to be a good one: `vitstream train` as ranks without our launcher (ranks.py)."""
+    done = run_ranks("pipeline.cli", ("train", run_yaml, *arguments), nproc)
+    assert done.codes == [0] * nproc, (done.codes, done.stdout, done.stderr)
     return done
 
 

@@ -1,6 +1,6 @@
 """One rank of another trainer: plain DeepSpeed, its own AdamW and loss, its own save_checkpoint; nothing of our engine.
 
-python -m tests.checkpoint.native_rank RUN.yaml OUT MODEL ZERO.json      with RANK, WORLD_SIZE and RENDEZVOUS set
+python -m tests.checkpoint.native_rank RUN.yaml OUT MODEL ZERO.json      as a rank: tests/ranks.py
 
 MODEL is `ours`, or `transformers` for its ViT with the same weights. It reads the batches of RUN.yaml, saves into
 OUT/native after the first epoch, with the fp32 weights as DeepSpeed itself gathers them in OUT/weights.safetensors,
@@ -24,7 +24,7 @@ from pipeline.data.loader import Loader
 from pipeline.data.recipe import Recipe
 from pipeline.distributed import World
 from pipeline.engine import import_deepspeed
-from pipeline.launch.environment import RankEnvironment
+from pipeline.launch.environment import RENDEZVOUS, RankEnvironment
 from pipeline.models.huggingface import to_huggingface
 from pipeline.models.vit import ViT
 from pipeline.optim.schedule import learning_rate
@@ -72,7 +72,7 @@ def main(run_yaml: Path, out: Path, kind: str, zero: Path) -> None:
     deepspeed = import_deepspeed()
     from deepspeed.utils import safe_get_full_fp32_param
 
-    world = World(RankEnvironment.read(), os.environ["RENDEZVOUS"])
+    world = World(RankEnvironment.read(), os.environ[RENDEZVOUS])
     order = fit_order(corpus, config.batch_size, config.seed)
     total = config.total_samples(corpus.samples)
     feed = TrainFeed(order, config.batch_size, world.size, world.rank, config.micro_batch_size, 0, total)

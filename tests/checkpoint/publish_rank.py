@@ -1,6 +1,6 @@
 """One rank that gives engines of every stage known fp32 weights, and looks at what their models then work with.
 
-python -m tests.checkpoint.publish_rank FOLDER RANK WORLD
+python -m tests.checkpoint.publish_rank FOLDER       as a rank: tests/ranks.py
 """
 
 import os
@@ -13,7 +13,7 @@ from pipeline.checkpoint.state import slices_to_restore, slices_to_save
 from pipeline.config import load_config
 from pipeline.distributed import World
 from pipeline.engine import build_engine, build_model, import_deepspeed
-from pipeline.launch.environment import RankEnvironment
+from pipeline.launch.environment import RENDEZVOUS, RankEnvironment
 from pipeline.optim.masters import publish
 from tests.parity.worker import weights_of
 from tests.runs import write_run
@@ -25,9 +25,10 @@ ENGINES = [
 ]
 
 
-def main(folder: Path, rank: int, world_size: int) -> None:
+def main(folder: Path) -> None:
     import_deepspeed()
-    world = World(RankEnvironment(rank, world_size, rank), str(folder / "rendezvous"))
+    world = World(RankEnvironment.read(), os.environ[RENDEZVOUS])
+    rank, world_size = world.rank, world.size
     random = torch.Generator().manual_seed(3)
     for zero, precision in ENGINES:
         config = load_config(write_run(folder / f"{rank}.yaml", folder, zero=zero, precision=precision))
@@ -48,6 +49,5 @@ def main(folder: Path, rank: int, world_size: int) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]))

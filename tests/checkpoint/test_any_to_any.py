@@ -1,8 +1,6 @@
 """One run handed from any ZeRO stage and number of processes to another, through checkpoints alone."""
 
 import itertools
-import subprocess
-import sys
 
 import pytest
 import safetensors
@@ -13,6 +11,7 @@ from pipeline.checkpoint.manifest import published
 from pipeline.checkpoint.restore import verify
 from pipeline.run.metrics import read_lines
 from tests.datasets import make_dataset
+from tests.ranks import run_ranks
 from tests.runs import one_line, steps_of, train, vitstream, write_run
 
 LEGS = [
@@ -155,11 +154,8 @@ def test_sgd_and_mixed_groups_are_handed_over(data):
 
 @pytest.mark.parametrize("world", [1, 3])
 def test_what_the_model_works_with_is_what_was_restored_to_the_last_bit(world, tmp_path):
-    ranks = [
-        subprocess.Popen([sys.executable, "-m", "tests.checkpoint.publish_rank", *map(str, (tmp_path, rank, world))])
-        for rank in range(world)
-    ]
-    assert [rank.wait(timeout=300) for rank in ranks] == [0] * world
+    ended = run_ranks("tests.checkpoint.publish_rank", (tmp_path,), world)
+    assert ended.codes == [0] * world, ended.stderr
 
 
 def test_an_average_that_begins_later_begins_as_the_weights_are(data):

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -19,6 +17,7 @@ from pipeline.config import load_config
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.run.directory import RunDirectory
 from tests.datasets import make_dataset
+from tests.ranks import run_ranks
 from tests.runs import one_line, steps_of, train, vitstream, write_run
 
 SAMPLES, BATCH = 96, 32
@@ -53,13 +52,8 @@ def train_natively(folder, data, case):
     same = {"precision": "bf16" if "bf16" in case else "fp32", "micro_batch_size": 5 if ranks == 3 else 8}
     run = write(out / "theirs.yaml", data, 30 if ranks == 3 else BATCH, **same)
     (out / "zero.json").write_text(json.dumps(zero))
-    processes = []
-    for rank in range(ranks):
-        env = os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
-        env |= {"RENDEZVOUS": str(out / "rendezvous"), "GLOO_SOCKET_IFNAME": "lo"}
-        command = [sys.executable, "-m", "tests.checkpoint.native_rank", run, out, model, out / "zero.json"]
-        processes.append(subprocess.Popen([*map(str, command)], env=env))
-    assert [process.wait(timeout=300) for process in processes] == [0] * ranks
+    ended = run_ranks("tests.checkpoint.native_rank", (run, out, model, out / "zero.json"), ranks)
+    assert ended.codes == [0] * ranks, ended.stderr
     return json.loads((out / "losses.json").read_text()), out / "native"
 
 

@@ -4,8 +4,6 @@ import json
 import re
 import resource
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -16,7 +14,7 @@ from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.run.directory import RunDirectory
 from tests.checkpoint.conftest import NAMES
 from tests.checkpoint.test_manifest import FILE, manifest, sealed
-from tests.runs import CHECKOUT
+from tests.ranks import run_ranks
 
 
 def unreadable(path):
@@ -73,12 +71,8 @@ def outcomes(sound, tmp_path_factory):
     folder = tmp_path_factory.mktemp("choose")
     for case, hurt in CASES.items():
         hurt(*(shutil.copytree(sound, folder / f"{case}-{rank}" / sound.name) for rank in (0, 1)))
-    command = [sys.executable, "-m", "tests.checkpoint.choose_rank", str(folder)]
-    ranks = [
-        subprocess.Popen([*command, str(rank), *CASES], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
-        for rank in (0, 1)
-    ]
-    said = [[json.loads(line) for line in rank.communicate(timeout=120)[0].splitlines()] for rank in ranks]
+    ended = run_ranks("tests.checkpoint.choose_rank", (folder, *CASES), 2)
+    said = [[json.loads(line) for line in said.splitlines()] for said in ended.said]
     assert [len(lines) for lines in said] == [len(CASES)] * 2
     return dict(zip(CASES, zip(*said, strict=True), strict=True)), folder
 

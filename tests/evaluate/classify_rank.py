@@ -1,6 +1,7 @@
-"""One rank of an evaluation: `python -m tests.evaluate.classify_rank CONFIG RENDEZVOUS RANK WORLD`; prints JSON."""
+"""One rank of an evaluation: `python -m tests.evaluate.classify_rank CONFIG`, by tests/ranks.py; prints JSON."""
 
 import json
+import os
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from pipeline.data.loader import Loader
 from pipeline.data.recipe import Recipe
 from pipeline.distributed import World
 from pipeline.evaluate.classify import classify
-from pipeline.launch.environment import RankEnvironment
+from pipeline.launch.environment import RENDEZVOUS, RankEnvironment
 from pipeline.models.vit import ViT, ViTConfig
 
 
@@ -29,13 +30,13 @@ def model_of(config_path: Path, classes: int) -> ViT:
     return model
 
 
-def main(config_path: str, rendezvous: str, rank: int, world_size: int) -> None:
+def main(config_path: str) -> None:
     torch.set_num_threads(1)
     config = load_config(Path(config_path))
     val = open_member(config.data.val, "data.val")
-    world = World(RankEnvironment(rank, world_size, rank), rendezvous)
+    world = World(RankEnvironment.read(), os.environ[RENDEZVOUS])
     model = model_of(Path(config_path), len(val.manifest.classes)).train()
-    recipe = Recipe.of_evaluation(config, val, rank, world_size, world.local_size)
+    recipe = Recipe.of_evaluation(config, val, world.rank, world.size, world.local_size)
     batches = Loader(recipe, config.loader.workers, config.loader.prefetch, 1, world.device)
     found = classify(model, config, world, val.manifest, batches)
     batches.close()
@@ -45,4 +46,4 @@ def main(config_path: str, rendezvous: str, rank: int, world_size: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    main(sys.argv[1])

@@ -1,9 +1,6 @@
 """Accuracy and loss over a dataset: the same on any number of ranks, each sample counted once."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice
@@ -26,8 +23,8 @@ from pipeline.evaluate.classify import Classification, classify
 from pipeline.launch.environment import RankEnvironment
 from tests.datasets import make_dataset
 from tests.evaluate.classify_rank import model_of
+from tests.ranks import run_ranks
 from tests.reading import DatasetReader, evaluation_feeds, recipe_of, run_loader
-from tests.runs import CHECKOUT
 
 SAMPLES, BROKEN = 33, 20
 
@@ -56,26 +53,11 @@ def config_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def classify_on(config_path: Path, folder: Path, world: int) -> list[dict]:
+def classify_on(config_path: Path, world: int) -> list[dict]:
     """What each rank of an evaluation on `world` processes comes to."""
-    command = [sys.executable, "-m", "tests.evaluate.classify_rank", str(config_path), str(folder / "meet")]
-    ranks = [
-        subprocess.Popen(
-            [*command, str(rank), str(world)],
-            cwd=CHECKOUT,
-            env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(world)
-    ]
-    results = []
-    for process in ranks:
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
-        results.append(json.loads(out))
-    return results
+    ended = run_ranks("tests.evaluate.classify_rank", (config_path,), world)
+    assert ended.codes == [0] * world, ended.stderr
+    return [json.loads(said) for said in ended.said]
 
 
 @torch.no_grad()
@@ -114,10 +96,10 @@ def classify_alone(config_path: Path, world: World, items: int) -> Classificatio
     return classify(model_of(config_path, 5).train(), config, world, manifest, islice(batches, items))
 
 
-def test_one_rank_and_three_find_what_plain_torch_finds(config_path: Path, alone: World, tmp_path: Path) -> None:
+def test_one_rank_and_three_find_what_plain_torch_finds(config_path: Path, alone: World) -> None:
     accuracy, loss = expected(config_path)
     assert 0 < accuracy < 1 and loss > 0.5
-    for found in (asdict(classify_alone(config_path, alone, 5)), *classify_on(config_path, tmp_path, world=3)):
+    for found in (asdict(classify_alone(config_path, alone, 5)), *classify_on(config_path, world=3)):
         assert found["samples"] == SAMPLES - 1 and found["holes"] == 1
         assert found["accuracy"] == pytest.approx(accuracy)
         assert found["loss"] == pytest.approx(loss, rel=1e-5)

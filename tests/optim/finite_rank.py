@@ -1,6 +1,6 @@
 """One rank of the test of steps that are not finite: steps of our engine, some of which are spoilt on one rank.
 
-python -m tests.optim.finite_rank RUN.yaml OUT SPOILT...       with RANK, WORLD_SIZE and RENDEZVOUS set
+python -m tests.optim.finite_rank RUN.yaml OUT SPOILT...       as a rank: tests/ranks.py
 
 A SPOILT is STEP:HOW, with HOW one of nan (pixels of one image, on the last rank) and huge (a gradient whose norm is no
 float32), or STEP:skip: the reference, in which that step is not done at all.
@@ -20,7 +20,7 @@ from pipeline.data.batch import MicroBatch, StageTimes
 from pipeline.data.ledger import READ, ROW
 from pipeline.distributed import World
 from pipeline.engine import build_engine, import_deepspeed
-from pipeline.launch.environment import RankEnvironment
+from pipeline.launch.environment import RENDEZVOUS, RankEnvironment
 from pipeline.optim.masters import optimizer_step
 from pipeline.step import train_step
 from tests.parity.worker import starting_point
@@ -43,7 +43,7 @@ def micro_batch(step: int, micro: int, rank: int, spoilt: str | None, last: bool
 def main(run_yaml: Path, out: Path, spoilt: dict[int, str]) -> None:
     config = load_config(run_yaml)
     import_deepspeed()
-    world = World(RankEnvironment.read(), os.environ["RENDEZVOUS"])
+    world = World(RankEnvironment.read(), os.environ[RENDEZVOUS])
     model = starting_point(config, CLASSES)
     engine = build_engine(config, model, world.device, MICRO, ACCUMULATION, world.size)
     rows = torch.zeros(1, ROW, dtype=torch.int64)

@@ -2,15 +2,13 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.ranks import run_ranks
 from tests.runs import write_run
 
 WORLD = 2
@@ -20,13 +18,8 @@ def steps(folder: Path, zero: str, precision: str, optimizer: str, *spoilt: str)
     """(tensors, facts) of each rank."""
     folder.mkdir()
     run = write_run(folder / "run.yaml", Path("x"), zero=zero, precision=precision, optimizer={"name": optimizer})
-    ranks = []
-    for rank in range(WORLD):
-        env = os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD)}
-        env |= {"RENDEZVOUS": str(folder / "rendezvous"), "GLOO_SOCKET_IFNAME": "lo"}
-        command = [sys.executable, "-m", "tests.optim.finite_rank", str(run), str(folder), *spoilt]
-        ranks.append(subprocess.Popen(command, env=env))
-    assert [rank.wait(timeout=300) for rank in ranks] == [0] * WORLD
+    ended = run_ranks("tests.optim.finite_rank", (run, folder, *spoilt), WORLD)
+    assert ended.codes == [0] * WORLD, ended.stderr
     files = (folder / f"rank-{rank}" for rank in range(WORLD))
     return [(load_file(f.with_suffix(".safetensors")), json.loads(f.with_suffix(".json").read_text())) for f in files]
 

@@ -1,10 +1,7 @@
 """Every ZeRO stage on 2 processes against plain torch on one: accumulation, clipping, two parameter groups, average."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -18,6 +15,7 @@ from pipeline.dataset.manifest import read_manifest
 from tests.datasets import damage, make_dataset
 from tests.models.foreign import write_bit
 from tests.parity.worker import starting_point
+from tests.ranks import run_ranks
 from tests.reading import recipe_of, run_loader
 from tests.runs import write_run
 
@@ -109,18 +107,8 @@ def reference_optimizer(config, model):
 
 
 def our_engine(run, out, world_size):
-    ranks = []
-    for rank in range(world_size):
-        env = {
-            **os.environ,
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(world_size),
-            "RENDEZVOUS": str(out / "rendezvous"),
-            "GLOO_SOCKET_IFNAME": "lo",
-        }
-        ranks.append(subprocess.Popen([sys.executable, "-m", "tests.parity.worker", str(run), str(out)], env=env))
-    assert [rank.wait(timeout=300) for rank in ranks] == [0] * world_size
+    ended = run_ranks("tests.parity.worker", (run, out), world_size)
+    assert ended.codes == [0] * world_size, ended.stderr
     result = json.loads((out / "losses.json").read_text())
     return result, load_file(out / "weights.safetensors"), load_file(out / "average.safetensors")
 

@@ -1,6 +1,6 @@
 """One rank of the parity test: ten steps of our engine, then its weights, their average and its losses as files.
 
-python -m tests.parity.worker RUN.yaml OUT       with RANK, WORLD_SIZE and RENDEZVOUS set
+python -m tests.parity.worker RUN.yaml OUT       as a rank: tests/ranks.py
 """
 
 import json
@@ -20,7 +20,7 @@ from pipeline.data.ledger import READ
 from pipeline.data.training import load_training
 from pipeline.distributed import World
 from pipeline.engine import build_engine, build_model, import_deepspeed
-from pipeline.launch.environment import RankEnvironment
+from pipeline.launch.environment import RENDEZVOUS, RankEnvironment
 from pipeline.models.vit import ViT
 from pipeline.optim.ema import WeightAverage
 from pipeline.optim.schedule import learning_rate
@@ -50,7 +50,7 @@ def main(run_yaml: Path, out: Path) -> None:
     corpus = open_corpus(config.data.train)
     assert config.ema
     import_deepspeed()
-    world = World(RankEnvironment.read(), os.environ["RENDEZVOUS"])
+    world = World(RankEnvironment.read(), os.environ[RENDEZVOUS])
     order = fit_order(corpus, config.batch_size, config.seed)
     total = config.total_samples(corpus.samples)
     feed = TrainFeed(order, config.batch_size, world.size, world.rank, config.micro_batch_size, 0, total)
