@@ -238,7 +238,7 @@ def test_evaluation_counts_each_sample_once_on_any_number_of_ranks(data, tmp_pat
 def test_rank_0_alone_speaks_logs_are_kept_and_nothing_is_compiled(data, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))  # where torch and DeepSpeed build ops
     run = write_run(tmp_path / "run.yaml", *data, steps=2, epochs=None)
-    done = train(run, 2)
+    done = vitstream("train", run, "--nproc", 2)
     attempt = run.with_suffix("") / "attempts" / "000"
     assert len(re.findall("checkpoint step-00000002 published", done.stdout)) == 1
     assert (attempt / "rank-1.log").read_text() == ""
