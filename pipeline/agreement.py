@@ -36,6 +36,7 @@ class Taken:
     micro_batches: list[MicroBatch]
     waits_s: list[float]  # that each took to come
     rows: Tensor  # int64 [accounts, ROW], on the CPU: the ledger's, of all ranks
+    agreed_s: float  # that it took until all others had theirs, too
 
 
 class Agreement:
@@ -69,11 +70,12 @@ class Agreement:
         if off or self._stop.asked(step):
             self._world.raise_flag()
             off = True
+        began = time.perf_counter()
         with self._stop.heart.waiting():
             ballot = self._world.total(torch.cat([torch.tensor([int(off)]), rows.flatten()]))
         if ballot[0]:
             raise Stopping
-        return Taken(micro_batches, waits_s, ballot[1:].view(accounts, ROW))
+        return Taken(micro_batches, waits_s, ballot[1:].view(accounts, ROW), time.perf_counter() - began)
 
     def each(self, loader: Iterator[MicroBatch], items: int, step: int) -> Iterator[MicroBatch]:
         """An evaluation's micro-batches, of which all ranks have as many. Raises Stopping, on all ranks alike."""

@@ -5,12 +5,14 @@ size, the accumulation, the padding and the holes. DeepSpeed averages gradients 
 scaled by the world size before backward.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pipeline.clock import Part
 from pipeline.config import Config
 from pipeline.data.batch import MicroBatch
 from pipeline.data.keyed import keyed
@@ -18,7 +20,7 @@ from pipeline.data.ledger import READ
 from pipeline.data.mixing import mix_images, mixed_losses
 from pipeline.distributed import World
 from pipeline.loss import normalise, sample_losses
-from pipeline.optim.finite import mark
+from pipeline.optim import finite
 from pipeline.optim.groups import set_learning_rate
 
 _DROPOUT = 5  # domain of the hash; order.py and augment.py use 1 to 4
@@ -34,11 +36,19 @@ class StepResult:
 
 
 def train_step(
-    engine: Any, config: Config, world: World, micro_batches: list[MicroBatch], rows: Tensor, lr: float, step: int
+    engine: Any,
+    config: Config,
+    world: World,
+    micro_batches: list[MicroBatch],
+    rows: Tensor,
+    lr: float,
+    step: int,
+    mark: Callable[[Part], None] = lambda part: None,
 ) -> StepResult:
     """Forward, backward and update for this rank's part of step `step` (counted from 1) at learning rate `lr`.
 
-    `rows`, int64 [accounts touched, ROW] on the CPU, are the ledger's of the global batch.
+    `rows`, int64 [accounts touched, ROW] on the CPU, are the ledger's of the global batch. `mark` is told where a
+    forward pass ends; what comes after it, the engine tells the same clock.
     """
     real = max(1, int(rows[:, READ].sum()))
     set_learning_rate(engine.optimizer.param_groups, lr)
@@ -53,6 +63,7 @@ def train_step(
         else:
             losses = sample_losses(logits, batch.labels, config.loss, config.label_smoothing)
         share = (losses * batch.weights).sum()
+        mark("forward")
         engine.set_gradient_accumulation_boundary(micro == len(micro_batches) - 1)
         engine.backward(share * (world.size / real), scale_wrt_gas=False)
         loss_sum += share.detach()
@@ -60,7 +71,7 @@ def train_step(
             engine.step()
     grad_norm = _norm_without_zero(engine)
     if grad_norm is not None:
-        mark(engine, grad_norm)
+        finite.mark(engine, grad_norm)
     engine.step()
     if grad_norm is None:
         grad_norm = torch.as_tensor(engine.get_global_grad_norm(), dtype=torch.float32, device=world.device)

@@ -19,6 +19,7 @@ from pipeline.checkpoint.restore import choose_checkpoint
 from pipeline.checkpoint.saver import Saver
 from pipeline.checkpoint.start import start_from
 from pipeline.checkpoint.state import slices_to_save
+from pipeline.clock import time_reduction
 from pipeline.data.mosaic.loader import MosaicLoader
 from pipeline.data.training import TrainingLoader, load_training
 from pipeline.dataset.errors import UsageError, WorkFailed
@@ -30,6 +31,7 @@ from pipeline.evaluate.validation import Validation
 from pipeline.launch.environment import RankEnvironment
 from pipeline.launch.preflight import Prepared, compare
 from pipeline.launch.saving import saving_of_parameters
+from pipeline.meter import Meter
 from pipeline.models.flops import device_peak
 from pipeline.models.mfu import Utilisation
 from pipeline.optim.ema import AVERAGE, WeightAverage
@@ -75,7 +77,6 @@ class Trainer:
         self.lineage = Lineage(code_version() if self.world.is_main else {})
         self.resumed_from: str | None = None
         self.changed: list[str] = []  # since that checkpoint, a line each
-        self.began = 0.0  # the step under way
 
     def train(self) -> None:
         """Runs to the end. Raises StoppedResumable, UsageError or WorkFailed, on all ranks alike."""
@@ -163,6 +164,9 @@ class Trainer:
         count = sum(parameter.numel() for parameter in model.parameters())
         accumulation, micro_batch = self.feed.accumulation, self.feed.batch
         self.engine = build_engine(config, model, world.device, micro_batch, accumulation, world.size, say)
+        self.meter = Meter(world)
+        self.clock = self.meter.clock
+        time_reduction(self.engine, self.clock)
         self.average = WeightAverage(self.engine, config.ema.decay) if config.ema else None
         lacking = load(self.engine, TensorReader(*checkpoint), checkpoint[1]) if checkpoint else set()
         if self.average and AVERAGE in lacking:
@@ -182,6 +186,7 @@ class Trainer:
             ledger=self.progress.ledger,
             holes=self.holes,
             attempt=self.attempt,
+            meter=self.meter,
             utilisation=Utilisation(config, len(corpus.classes), self.total_steps, peak and peak * world.size),
             say=self.console.say,
         )
@@ -206,9 +211,9 @@ class Trainer:
     def _loop(self) -> None:
         """To the end. Raises Stopping, on all ranks alike, where one of them was asked to stop."""
         config = self.config
+        self.clock.start()
         if self.evaluates_first:
             self._conclude_step(evaluates=True, saves=False)
-        self.began = time.perf_counter()
         for index in range(self.feed.steps):
             self._step(index)
             step = self.progress.step
@@ -227,13 +232,16 @@ class Trainer:
         self.stop.enter("step")
         micro_batches, step = taken.micro_batches, done + 1
         lr = learning_rate(self.config.schedule, self.config.optimizer.lr, step, self.total_steps)
-        result = train_step(self.engine, self.config, self.world, micro_batches, taken.rows, lr, step)
+        mark = self.clock.mark
+        mark("data")
+        result = train_step(self.engine, self.config, self.world, micro_batches, taken.rows, lr, step, mark)
         if self.average:
             self.average.update()
-        began, self.began = self.began, time.perf_counter()
+        self.clock.end_step()
         waits = split(taken.waits_s, [batch.times for batch in micro_batches])
         fetched = Fetched.total(batch.fetched for batch in micro_batches)
-        facts = StepFacts(step, self.progress.consumed, count, lr, self.began - began, waits, fetched)
+        consumed, now = self.progress.consumed, time.time()
+        facts = StepFacts(step, consumed, count, lr, waits, taken.agreed_s, fetched, now)
         holes = [hole for batch in micro_batches for hole in batch.holes]
         self.journal.add(facts, result, holes)
         self.progress.step = step
@@ -248,12 +256,12 @@ class Trainer:
             averaged = self.average and self.config.evaluate.weights == "ema"
             with self.average.in_use() if averaged else nullcontext():
                 unreadable = self.validation.run(self.engine.module, self.journal, step, consumed) or unreadable
+            self.clock.mark("evaluate")
         if (saves and self.journal.nonfinite.sound) or unreadable:
             self._save_if_new(required=unreadable is not None)
+            self.clock.mark("save")
         if unreadable:
             raise WorkFailed(unreadable, cause="data")
-        if evaluates or saves:
-            self.began = time.perf_counter()
 
     def _stop(self) -> NoReturn:
         """Saves what is new, and ends this attempt: all ranks have agreed."""
@@ -272,6 +280,7 @@ class Trainer:
             if jump := self.lineage.add([line["loss"] for line in lines if line.get("applied", True)]):
                 self.console.say(jump)
             self.console.progress(progress_line(lines, self.total_steps))
+        self.clock.mark("flush")
 
     def _save_if_new(self, required: bool) -> None:
         """Begins to publish a checkpoint of this step, if there is none. `required`: waits, and raises if it fails."""

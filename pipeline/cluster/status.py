@@ -23,6 +23,7 @@ from pipeline.dataset.files import read_regular
 from pipeline.run.beat import Beat, read_beats
 from pipeline.run.directory import NO_LOCKS, RunDirectory
 from pipeline.run.measured import measured
+from pipeline.run.slow_host import SlowHost
 from pipeline.run.verdict import Verdict, read_verdict
 
 State = Literal["running", "queued", "stopped", "finished", "failed", "never started"]
@@ -76,6 +77,7 @@ class Status:
     images_per_s: float | None
     eta_s: float | None
     data_wait: float | None  # share of the time
+    slow_host: SlowHost | None  # for which all others wait
     checkpoint: Saved | None
     hosts: tuple[str, ...]
     ranks: tuple[RankShown, ...]
@@ -121,6 +123,7 @@ def status_of(run: RunDirectory) -> Status:
         images_per_s=speed.images_per_s,
         eta_s=left if state in ("running", "queued", "stopped") else None,
         data_wait=speed.data_wait,
+        slow_host=speed.slow_host if state == "running" else None,
         checkpoint=_saved(run),
         hosts=_hosts(newest, beats),
         ranks=tuple(_worth_a_look(beats, time.time())) if state == "running" else (),

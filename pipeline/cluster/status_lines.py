@@ -59,6 +59,8 @@ def _progress(status: Status) -> Iterator[str]:
         wait = "" if status.data_wait is None else f", data wait {status.data_wait:.0%}"
         left = "" if not status.eta_s else f", {eta(status.eta_s)} left at that rate"
         yield f"step     {status.step:,}{of}{rate}{wait}{left}"
+    if status.slow_host is not None:
+        yield f"slow     {status.slow_host}"
     if status.checkpoint is not None:
         yield f"saved    step {status.checkpoint.step:,}, {eta(status.checkpoint.age_s)} ago"
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from pipeline.clock import Part, columns_of
 from pipeline.config import Config
 from pipeline.data.corpus import Corpus
 from pipeline.data.ledger import HOLES, READ, Account, Ledger, batch_digest, check, pixel_digest
@@ -19,12 +20,14 @@ from pipeline.data.order import Accounting
 from pipeline.data.sample import Hole
 from pipeline.dataset.remote.traffic import Fetched
 from pipeline.distributed import World
+from pipeline.meter import Meter
 from pipeline.models.mfu import Utilisation
 from pipeline.run.afar import Afar, columns
 from pipeline.run.directory import RunDirectory
 from pipeline.run.holes import Holes, hole_line, short
 from pipeline.run.metrics import JsonLines
 from pipeline.run.nonfinite import NonFinite
+from pipeline.run.slow_host import SlowHosts
 from pipeline.run.starvation import Waits, Watch, could_feed
 from pipeline.step import StepResult
 
@@ -37,9 +40,10 @@ class StepFacts:
     consumed_before: int
     count: int  # samples of the global batch
     lr: float
-    step_s: float
     waits: Waits
+    agreed_s: float  # waited for the other ranks' data
     fetched: Fetched
+    time: float  # unix seconds at which the host was done with it; its device may not have been
 
 
 @dataclass
@@ -52,6 +56,7 @@ class Journal:
     ledger: Ledger
     holes: Holes
     attempt: int
+    meter: Meter
     utilisation: Utilisation
     say: Callable[[str], None]
     pending: list[tuple[StepFacts, StepResult]] = field(default_factory=list)
@@ -65,6 +70,7 @@ class Journal:
         if main:
             self.watch = Watch(self.config, self.corpus.is_remote)
             self.afar = Afar(self.corpus)
+            self.slow_hosts = SlowHosts()
             self.metrics = JsonLines(self.run.metrics)
             self.digests = JsonLines(self.run.digests)
             self.hole_lines = JsonLines(self.run.holes)
@@ -106,8 +112,9 @@ class Journal:
                 self.say(self.afar.told())
         self.holes.keep(self.ledger.open)
         self.nonfinite.check(lines)
-        if self.world.is_main and (advice := self.watch.see(lines)):
-            self.say(advice)
+        if self.world.is_main:
+            for advice in filter(None, (self.watch.see(lines), self.slow_hosts.see(lines[-1]))):
+                self.say(str(advice))
         return lines
 
     def too_many_holes(self) -> str | None:
@@ -161,13 +168,15 @@ class Journal:
         losses = self.world.all_reduce(torch.stack([result.loss_sum for result in results])).tolist()
         norms = torch.stack([result.grad_norm for result in results]).tolist()
         all_rows = iter(torch.cat([result.rows for result in results]).tolist())
+        parts, of_flush = self.meter.read([facts.agreed_s for facts, _ in self.pending])
         lines = []
-        told = zip(self.pending, losses, norms, self._waits(), self._fetched(), strict=True)
-        for (facts, _), loss, norm, waits, fetched in told:
+        told = zip(self.pending, parts, losses, norms, self._waits(), self._fetched(), strict=True)
+        for (facts, _), seconds, loss, norm, waits, fetched in told:
             accounts = [Account(*each) for each in self.order.accounts(facts.consumed_before, facts.count)]
             rows = dict(zip(accounts, islice(all_rows, len(accounts)), strict=True))
-            lines.append(self._line(facts, rows, loss, norm, waits) | fetched)
+            lines.append(self._line(facts, rows, loss, norm, waits, seconds) | fetched)
             self.ledger.add(accounts, list(rows.values()))
+        lines[-1] |= of_flush
         return lines
 
     def _waits(self) -> list[Waits]:
@@ -191,10 +200,17 @@ class Journal:
         return [columns(row) for row in counts.tolist()]
 
     def _line(
-        self, facts: StepFacts, rows: dict[Account, list[int]], loss_sum: float, grad_norm: float, waits: Waits
+        self,
+        facts: StepFacts,
+        rows: dict[Account, list[int]],
+        loss_sum: float,
+        grad_norm: float,
+        waits: Waits,
+        seconds: dict[Part, float],
     ) -> dict:
         read = sum(row[READ] for row in rows.values())
-        rate = facts.count / facts.step_s
+        anatomy = columns_of(seconds)
+        rate = facts.count / anatomy["step_s"]
         feeds = could_feed(waits.worker_s_per_image, self.world.size)
         return {
             "step": facts.step,
@@ -206,7 +222,7 @@ class Journal:
             **({} if math.isfinite(grad_norm) else {"applied": False}),
             "images_per_s": round(rate, 3),
             "mfu": self.utilisation.of(facts.step, rate),
-            "step_s": round(facts.step_s, 6),
+            **anatomy,
             "data_wait_s": round(waits.total_s, 6),
             "data_read_s": round(waits.read_s, 6),
             "data_decode_s": round(waits.decode_s, 6),
@@ -214,6 +230,7 @@ class Journal:
             "loader_images_per_s": feeds and round(feeds, 3),
             "holes": sum(row[HOLES] for row in rows.values()),
             **({"datasets": self._datasets(rows)} if self.corpus.parts > 1 else {}),
+            "time": round(facts.time, 3),
             "attempt": self.attempt,
             "world_size": self.world.size,
             "batch_digest": batch_digest(list(rows.values())),

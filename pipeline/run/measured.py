@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from pipeline.run.beat import read_beats
 from pipeline.run.directory import RunDirectory
+from pipeline.run.slow_host import SlowHost, slow_host
 
 _TAIL_BYTES: Final = 256 * 1024
 _ATTEMPTS: Final = 5  # of which the longest phases count
@@ -27,6 +28,7 @@ class Measured:
     data_wait: float | None = None  # share of the time
     longest_step_s: float | None = None
     longest_save_s: float | None = None  # for which training waited
+    slow_host: SlowHost | None = None  # for which all others wait
 
 
 def measured(run: RunDirectory) -> Measured:
@@ -51,6 +53,7 @@ def measured(run: RunDirectory) -> Measured:
         data_wait=sum(line["data_wait_s"] for line in used) / seconds if seconds else None,
         longest_step_s=found.longest_step_s,
         longest_save_s=found.longest_save_s,
+        slow_host=slow_host(of_attempt),
     )
 
 
