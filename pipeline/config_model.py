@@ -9,7 +9,13 @@ from pipeline.config_tree import Positive, Section
 from pipeline.models.variants import Variant, variant
 
 FOREIGN: Final = "hf:"  # begins the name of a model of transformers; a folder with its config.json follows
+SHIPPED: Final = Path(__file__).parent / "models" / "shipped"  # a config.json for each name that needs no folder
 _OF_BOTH: Final = ("name", "image_size", "head_bias", "init")
+
+
+def shipped_names() -> list[str]:
+    """What `hf:` takes besides a folder; one of that name is `hf:./NAME`."""
+    return sorted(path.stem for path in SHIPPED.glob("*.json"))
 
 
 class Resolution(Section):
@@ -20,7 +26,7 @@ class Resolution(Section):
 
 
 class Model(Section):
-    name: str  # vit-{ti,s,b,l,h,g}/PATCH, or hf:FOLDER
+    name: str  # vit-{ti,s,b,l,h,g}/PATCH, hf:FOLDER, or hf: and a name of SHIPPED
     image_size: Positive = 224
     pooling: Literal["cls", "gap", "map"] = "cls"
     pos_embed: Literal["learned", "sincos2d", "none"] = "learned"
@@ -38,7 +44,10 @@ class Model(Section):
     @property
     def foreign(self) -> Path | None:
         """Of a model of transformers, the folder that its name gives, or the JSON file; else None."""
-        return Path(self.name.removeprefix(FOREIGN)).expanduser() if self.name.startswith(FOREIGN) else None
+        if not self.name.startswith(FOREIGN):
+            return None
+        said = self.name.removeprefix(FOREIGN)
+        return SHIPPED / f"{said}.json" if said in shipped_names() else Path(said).expanduser()
 
     @property
     def variant(self) -> Variant:

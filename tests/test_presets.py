@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ import torch
 from pipeline.config import load_config
 from pipeline.config_tree import PRESETS, preset_names
 from pipeline.dataset.errors import UsageError
-from pipeline.models.architecture import parameters, vit_config
+from pipeline.models.architecture import foreign_config, parameters, vit_config
+from pipeline.models.foreign import build_foreign
+from pipeline.models.resnet import ResNet, resnet_of
+from pipeline.models.resolution import sizes
 from pipeline.models.shapes import parameter_shapes
 from pipeline.models.vit import ViT
 from pipeline.optim.groups import group, shapes_of
@@ -32,6 +36,11 @@ TABLE_3 = """
     vit-l16-jft300m-7ep   vit-l/16   7    4e-4   linear   0.1    0.0
     vit-l16-jft300m       vit-l/16   14   4e-4   linear   0.1    0.0
     vit-h14-jft300m       vit-h/14   14   3e-4   linear   0.1    0.0
+    bit-r50x1-jft300m     hf:bit-r50x1    7    1e-3   linear   0.1    0.0
+    bit-r50x2-jft300m     hf:bit-r50x2    7    1e-3   linear   0.1    0.0
+    bit-r101x1-jft300m    hf:bit-r101x1   7    8e-4   linear   0.1    0.0
+    bit-r152x1-jft300m    hf:bit-r152x1   7    6e-4   linear   0.1    0.0
+    bit-r152x2-jft300m    hf:bit-r152x2   7    6e-4   linear   0.1    0.0
     vit-b16-i21k          vit-b/16   90   1e-3   linear   0.03   0.1
     vit-b32-i21k          vit-b/32   90   1e-3   linear   0.03   0.1
     vit-l16-i21k-30ep     vit-l/16   30   1e-3   linear   0.03   0.1
@@ -70,7 +79,9 @@ def test_table_3(row: list[str]) -> None:
     assert (config.optimizer.name, config.optimizer.betas) == ("adamw", (0.9, 0.999))
     assert config.regularization.clip_norm == (1.0 if name.endswith("i1k") else None)  # "only on ImageNet"
     assert (config.regularization.drop_path, config.label_smoothing, config.optimizer.groups) == (0.0, 0.0, ())
-    assert config.model.representation_size == config.model.variant.width and config.model.pooling == "cls"
+    of_ours = config.model.foreign is None
+    assert config.model.representation_size == (config.model.variant.width if of_ours else None)
+    assert config.model.pooling == "cls" and (of_ours or config.model.head_bias == -10.0)
 
 
 @fast
@@ -85,6 +96,15 @@ def test_table_4(row: list[str]) -> None:
     assert (config.optimizer.name, config.optimizer.momentum, config.optimizer.weight_decay) == ("sgd", 0.9, 0.0)
     assert (config.schedule.name, config.schedule.end_lr, config.regularization.clip_norm) == ("cosine", 0.0, 1.0)
     assert config.model.representation_size is None, "the head is one layer, which starts at zero"
+
+
+@fast
+@pytest.mark.parametrize(("layers", "factor"), [(50, 1), (50, 2), (101, 1), (152, 1), (152, 2)])
+def test_the_papers_resnets_ship_as_configs(layers: int, factor: int) -> None:
+    found = recipe(f"bit-r{layers}x{factor}-jft300m").config.model
+    resnet = resnet_of(foreign_config(found))
+    assert replace(resnet, same_padding=False, padded_pooling=False) == ResNet.of_paper(layers, factor)
+    assert (resnet.same_padding, resnet.padded_pooling) == (True, True), "as in TensorFlow, where BiT is from"
 
 
 @fast
@@ -105,11 +125,12 @@ def test_every_preset_is_a_run(name: str, tmp_path: Path) -> None:
     assert all((found.preset.title, found.preset.source, found.preset.command, found.preset.expected))
     classes = found.preset.dataset_classes
     with torch.device("meta"):
-        model = ViT(vit_config(config, classes))
-        logits = model.eval()(torch.zeros(2, 3, config.model.image_size, config.model.image_size))
-    assert logits.shape == (2, classes)
-    shapes = parameter_shapes(config, classes)
-    assert shapes == shapes_of(model)
+        ours = config.model.foreign is None
+        model = (ViT(vit_config(config, classes)) if ours else build_foreign(config.model, classes, seed=0)).eval()
+        for size in sizes(config):
+            assert model(torch.zeros(2, 3, size, size)).shape == (2, classes)
+    shapes = shapes_of(model)
+    assert parameter_shapes(config, classes) == (shapes if ours else None)
     assert sum(math.prod(shape) for shape in shapes.values()) == parameters(config, classes)
     assert len(group(shapes, config.optimizer)) >= 2
     steps = -(-config.total_samples(found.preset.dataset_samples) // config.batch_size)

@@ -37,6 +37,7 @@ def command(wheel, tmp_path_factory) -> Path:
 def test_the_wheel_holds_what_it_needs_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {"pipeline/ds_configs/zero1.json", "pipeline/presets/vit-h14-jft300m.yaml"} <= set(names)
+    assert "pipeline/models/shipped/bit-r50x1.json" in names
     assert {"pipeline/slurm/prep.sbatch", "pipeline/slurm/train.sbatch"} <= set(names)
     assert {name.split("/")[0] for name in names if "dist-info" not in name} == {"pipeline", "data_prep"}
 

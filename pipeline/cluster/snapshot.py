@@ -13,7 +13,7 @@ from pydantic import BaseModel
 import pipeline
 from pipeline.cluster.job import JOB_FILE, JobFile, Submission
 from pipeline.config import Config
-from pipeline.config_model import FOREIGN
+from pipeline.config_model import FOREIGN, SHIPPED
 from pipeline.dataset.errors import UsageError, WorkFailed
 from pipeline.dataset.files import write_private
 from pipeline.launch.template import template_names
@@ -54,7 +54,7 @@ def with_absolute_paths(config: Config) -> Config:
     tree = _absolute(config.model_dump())
     if config.zero not in template_names():
         tree["zero"] = os.fspath(Path(config.zero).absolute())
-    if (folder := config.model.foreign) is not None:
+    if (folder := config.model.foreign) is not None and folder.parent != SHIPPED:
         tree["model"]["name"] = f"{FOREIGN}{folder.absolute()}"
     return Config.model_validate(tree)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.config import Config
-from pipeline.config_model import FOREIGN, Model
+from pipeline.config_model import FOREIGN, Model, shipped_names
 from pipeline.dataset.errors import UsageError
 from pipeline.models import flops
 from pipeline.models.resnet import ResNet, resnet_of
@@ -112,7 +112,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_bytes())
     except OSError as error:
-        raise UsageError(f"{where}: {error.strerror}; {FOREIGN} takes a local folder with a config.json") from None
+        takes = f"{FOREIGN} takes a local folder with a config.json, or one of {', '.join(shipped_names())}"
+        raise UsageError(f"{where}: {error.strerror}; {takes}") from None
     except (ValueError, RecursionError):
         raise UsageError(f"{where}: not valid JSON") from None
     if not isinstance(config, dict):

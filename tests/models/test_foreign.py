@@ -17,6 +17,7 @@ from transformers import (
     ViTConfig,
 )
 
+from pipeline.cluster.snapshot import with_absolute_paths
 from pipeline.config import Config, load_config
 from pipeline.config_model import Model
 from pipeline.dataset.errors import UsageError
@@ -85,6 +86,17 @@ def test_other_classifiers_are_built_and_trained_at_the_runs_size(
 def test_a_head_bias_is_set(tmp_path: Path, images: torch.Tensor) -> None:
     model = build_foreign(of(write_bit(tmp_path), head_bias=-10.0), 7, seed=0)
     assert (model.classifier[1].bias == -10).all()
+
+
+def test_the_papers_resnets_need_no_folder_wherever_the_run_is_started(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = write_run(tmp_path / "run.yaml", tmp_path / "x", model={"name": "hf:bit-r50x1", "image_size": 32})
+    config = load_config(run)
+    assert parameters(config, 1000) == 25_549_352
+    assert with_absolute_paths(config).model == config.model, "a job has the code, and this in it"
+    write_bit(tmp_path / "bit-r50x1")
+    assert parameters(load_config(run), 1000) == 25_549_352
+    assert (parameters(load_config(run, ["model.name=hf:./bit-r50x1"]), 1000) or 0) < 200_000
 
 
 # -- what is refused -------------------------------------------------------------------------------------------
