@@ -75,7 +75,7 @@ def train_step(
     engine.step()
     if grad_norm is None:
         grad_norm = torch.as_tensor(engine.get_global_grad_norm(), dtype=torch.float32, device=world.device)
-    return StepResult(loss_sum, grad_norm, rows)
+    return StepResult(loss_sum, finite.judged(grad_norm), rows)
 
 
 def model_dtype(config: Config) -> torch.dtype:

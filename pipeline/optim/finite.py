@@ -8,6 +8,9 @@ from the norm, between DeepSpeed's norm and the update.
     stage 0       step.py takes the norm before DeepSpeed clips, and sets the flag
     stage 1 to 3  a hook of the inner optimizer sets it, before the update of each parameter group
 
+A norm whose square is no float32 counts as infinite: at stage 3 DeepSpeed takes norms in float64, and would alone clip,
+and apply, a gradient of 1e30 that overflows at all others.
+
 DeepSpeed would look at the norm itself, on the host, in every step at stage 3 and with clipping. With the flag there is
 no need: `trust_the_device` lets it go on. To the average of the weights (ema.py) such a step is one that moved nothing.
 """
@@ -42,10 +45,15 @@ def mark(engine: Any, norm: Tensor) -> None:
     _mark(inner(engine), norm)
 
 
+def judged(norm: Tensor) -> Tensor:
+    """float32 []: a global gradient's norm, infinite where its square is no float32; not finite: not applied."""
+    norm = torch.as_tensor(norm, dtype=torch.float32)
+    return norm.masked_fill(norm.square().isinf(), torch.inf)
+
+
 def _mark(optimizer: torch.optim.Optimizer, norm: Tensor) -> None:
     device = next(p.device for group in optimizer.param_groups for p in group["params"])  # the CPU's, if offloaded
-    norm = torch.as_tensor(norm, dtype=torch.float32)
-    optimizer.found_inf = (~torch.isfinite(norm)).to(device=device, dtype=torch.float32)  # type: ignore[attr-defined]
+    optimizer.found_inf = (~torch.isfinite(judged(norm))).to(device=device, dtype=torch.float32)  # type: ignore[attr-defined]
 
 
 def _never(norm: Any) -> bool:

@@ -4,16 +4,19 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.checkpoint.manifest import published
 from pipeline.checkpoint.restore import verify
 from pipeline.data.corpus import fit_order, open_corpus
+from pipeline.data.lookup import keys_of
 from pipeline.dataset.errors import WorkFailed
 from pipeline.run.directory import RunDirectory
 from pipeline.run.metrics import read_lines
 from pipeline.run.nonfinite import NonFinite
 from tests.datasets import make_dataset
+from tests.ranks import run_ranks
 from tests.runs import steps_of, verdict_of, vitstream, write_run
 
 
@@ -68,3 +71,30 @@ def test_a_run_that_diverges_goes_on_for_as_long_as_it_may(tmp_path: Path) -> No
     assert [each["step"] for each in told] == left_out and len(left_out) == 5
     assert all(len(each["keys"]) == 32 for each in told)
     assert all(verify(path).step not in left_out for path in published(tmp_path / "run" / "checkpoints"))
+
+
+@pytest.mark.parametrize(
+    ("zero", "precision"), [("zero0", "fp32"), ("zero1", "bf16"), ("zero2", "fp32"), ("zero3", "bf16")]
+)
+def test_a_whole_run_leaves_nan_pixels_and_huge_gradients_out(zero: str, precision: str, tmp_path: Path) -> None:
+    """On 2 processes, of which one alone meets them."""
+    make_dataset(tmp_path / "data", 96)
+    extra = {"zero": zero, "precision": precision, "batch_size": 16, "log_every": 2, "steps": 7, "epochs": None}
+    extra["schedule"] = {"name": "constant"}
+    run = write_run(tmp_path / "run.yaml", tmp_path / "data", checkpoint={"every_steps": 1, "keep_last": 9}, **extra)
+    ended = run_ranks("tests.run.spoiled_rank", (tmp_path, "3:nan", "5:huge", "--", "train", run), 2)
+    assert ended.codes == [0, 0], (ended.stdout, ended.stderr)
+    lines = steps_of(run)
+    assert [step for step, line in lines.items() if not line.get("applied", True)] == [3, 5]
+    assert all(math.isfinite(float(lines[step]["loss"])) for step in (1, 2, 4, 6, 7))
+    first, last = (json.loads((tmp_path / f"hashes-{rank}.json").read_text()) for rank in range(2))
+    assert first == last and list(first) == [*"1234567"], "bit-equal weights on all ranks, after every step"
+    assert (first["3"], first["5"]) == (first["2"], first["4"]) and len(set(first.values())) == 5
+    told, corpus = list(read_lines(tmp_path / "run" / "nonfinite.jsonl")), open_corpus(tmp_path / "data")
+    order = fit_order(corpus, 16, 0)
+    assert [(each["step"], set(each["keys"])) for each in told] == [
+        (step, set(keys_of(corpus, order.at(np.arange(16 * step - 16, 16 * step))[1]))) for step in (3, 5)
+    ]
+    assert "step 3: its gradient is not finite, and it was not applied (1 of at most 10" in ended.stdout
+    saved = [verify(path).step for path in published(tmp_path / "run" / "checkpoints")]
+    assert saved == [1, 2, 4, 6, 7], "none right after such a step"
