@@ -92,7 +92,7 @@ def arm(train: object, fault: Fault) -> None:
         setattr(owner, name, also)
 
     before(train.Trainer, "_build", lambda *_: ("setup", fault.step))
-    before(train, "train_step", lambda *args: ("step", args[-1]))
+    before(train, "train_step", lambda *args: ("step", args[6]))
     before(train.Agreement, "take", lambda self, _l, _n, _a, step: (self._stop.phase, step + 1))
     before(train.Saver, "save", lambda self, _s, facts, *_: ("save", facts["step"]))
 
