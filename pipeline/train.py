@@ -279,7 +279,8 @@ class Trainer:
         if lines := self.journal.flush():
             if jump := self.lineage.add([line["loss"] for line in lines if line.get("applied", True)]):
                 self.console.say(jump)
-            self.console.progress(progress_line(lines, self.total_steps))
+            left = self.journal.utilisation.steps_left(self.progress.step)
+            self.console.progress(progress_line(lines, self.total_steps, left))
         self.clock.mark("flush")
 
     def _save_if_new(self, required: bool) -> None:

@@ -1,8 +1,10 @@
-"""Model FLOPs utilisation: the share of the devices' peak that a step's images account for. Torch-free."""
+"""What a step of a run costs: model FLOPs utilisation, the share of the devices' peak that its images account for, and
+how much is left. Torch-free.
+"""
 
 from pipeline.config import Config
 from pipeline.models.architecture import train_flops
-from pipeline.models.resolution import image_size, sizes
+from pipeline.models.resolution import image_size, phases, sizes
 
 
 class Utilisation:
@@ -17,3 +19,9 @@ class Utilisation:
         """At so many images per second of all devices together; None where operations or peak are not known."""
         flops = self._flops[image_size(self._config, step, self._total_steps)]
         return round(images_per_s * flops / self._peak, 4) if flops and self._peak else None
+
+    def steps_left(self, done: int) -> float:
+        """After so many, in steps that cost as much as the last one; all alike where the operations are unknown."""
+        last = self._flops[image_size(self._config, max(1, done), self._total_steps)]
+        to_come = phases(self._config, self._total_steps, done)
+        return sum(phase.steps * ((self._flops[phase.image_size] or 1) / (last or 1)) for phase in to_come)

@@ -209,6 +209,28 @@ def test_a_mixture_is_planned_by_its_parts(tmp_path: Path) -> None:
 
 
 @pytest.mark.fast
+def test_a_run_whose_images_grow_is_the_sum_of_its_phases(tmp_path: Path) -> None:
+    corpus, machines = imagined(1_000_000), Machines(1, 8, None, None)
+    model = {"name": "vit-h/14", "image_size": 224}
+    small, large = ({"model": model | {"image_size": size}} for size in (112, 224))
+    at_112, at_224 = (plan_of(tmp_path, corpus, machines, epochs=10, **each).length for each in (small, large))
+    phases = [{"image_size": 112, "until": 0.75}]
+    plan = plan_of(tmp_path, corpus, machines, epochs=10, model=model, resolution=phases)
+    length, share = plan.length, plan.length.phases[0].samples / plan.length.samples
+    assert [each.steps for each in length.phases] == [round(0.75 * length.steps), length.steps // 4]
+    assert sum(each.samples for each in length.phases) == 10_000_000 and share == pytest.approx(0.75, abs=1e-3)
+    assert length.flops == pytest.approx(share * at_112.flops + (1 - share) * at_224.flops, rel=1e-9)
+    assert length.hours == pytest.approx(share * at_112.hours + (1 - share) * at_224.hours)
+    large_ones = plan_of(tmp_path, corpus, machines, epochs=10, **large)
+    assert plan.memory.ring == large_ones.memory.ring and plan.states == large_ones.states
+    assert plan.traffic.bytes_per_s_of_node > large_ones.traffic.bytes_per_s_of_node, "at the rate of the small images"
+    said = as_lines(plan)
+    assert any("images of 112 px for " in line and ", then 224 px for " in line for line in said)
+    each = f"({at_112.flops / 1e9:.4g} at 112 px, {at_224.flops / 1e9:,.4g} at 224 px)"
+    assert any(each in line for line in said), said
+
+
+@pytest.mark.fast
 def test_what_will_be_slow_is_a_warning(tmp_path: Path) -> None:
     corpus, eight = imagined(300_000_000), Machines(1, 8, None, None)
     (rate,) = plan_of(tmp_path, corpus, Machines(512, 8, None, None), batch_size=4096).warnings

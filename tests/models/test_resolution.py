@@ -125,3 +125,12 @@ def test_a_step_is_measured_by_the_operations_of_its_own_size() -> None:
         flops = train_flops(config_with([], H14 | {"image_size": size}), 1000)
         assert mfu.of(step, 1000.0) == round(1000.0 * flops / (8 * 989e12), 4)
     assert Utilisation(config, 1000, 10, peak=None).of(1, 1000.0) is None
+
+
+def test_what_is_left_counts_each_size_by_its_cost() -> None:
+    cost = {size: train_flops(config_with([], H14 | {"image_size": size}), 1000) for size in (112, 168, 224)}
+    run = Utilisation(config_with(TWO), 1000, 10, peak=None)
+    assert run.steps_left(3) == pytest.approx(2 + 4 * cost[168] / cost[112] + cost[224] / cost[112])
+    assert run.steps_left(5) == pytest.approx(4 * cost[168] / cost[112] + cost[224] / cost[112])
+    assert run.steps_left(9) == pytest.approx(cost[224] / cost[168]) and run.steps_left(10) == 0
+    assert Utilisation(config_with([]), 1000, 10, peak=None).steps_left(4) == 6

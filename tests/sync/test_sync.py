@@ -35,7 +35,9 @@ def test_no_wait_and_those_that_are_put_in_are_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("zero", "precision"), [("zero2", "bf16"), ("zero3", "fp32")])
 def test_no_wait_with_clipping(zero: str, precision: str, tmp_path: Path) -> None:
-    assert waits(tmp_path, 4, zero=zero, precision=precision) == {3: [], 4: []}
+    """And not where images are small, nor at the switch to large ones."""
+    small_to_step_3 = [{"image_size": 24, "until": 0.75}]
+    assert waits(tmp_path, 4, zero=zero, precision=precision, resolution=small_to_step_3) == {3: [], 4: []}
 
 
 @pytest.mark.gpu
