@@ -5,10 +5,13 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 MDS := .venv-mds
 
-.PHONY: demo test soak fast lint slurm browser clean
+.PHONY: demo results test soak fast lint slurm browser clean
 
 demo: $(INSTALLED)  ## the whole way of a sample, on real images, in minutes
-	@$(VENV)/bin/python demo/run.py
+	@$(VENV)/bin/python -m demo.run
+
+results: $(INSTALLED)  ## what docs/results.md shows: four small networks, about an hour; goes on where it was stopped
+	@for name in digits-vit digits-bit drawn-vit drawn-bit; do $(VENV)/bin/python -m demo.results $$name || exit; done
 
 test: $(INSTALLED) $(MDS)/.installed slurm browser lint  ## everything
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
@@ -51,4 +54,4 @@ $(MDS)/.installed: tests/environments/mds.sh | $(INSTALLED)
 	@tests/environments/mds.sh "$(PYTHON)" $(MDS) || echo "$(MDS) cannot be set up: its tests will be skipped"
 
 clean:
-	rm -rf $(VENV) $(MDS) demo-output soak-output .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(MDS) demo-output results-output soak-output .pytest_cache .ruff_cache .hypothesis build dist

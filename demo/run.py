@@ -11,13 +11,11 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import yaml
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from sklearn.datasets import load_digits
 
+from demo.digits import write_digits
 from pipeline.dataset.keys import MASK64
 from pipeline.dataset.manifest import read_manifest
 from pipeline.run.metrics import read_lines, read_steps
@@ -33,7 +31,7 @@ def main() -> None:
     shutil.rmtree(OUTPUT, ignore_errors=True)
 
     explain("1. A corpus", "1,797 scanned handwritten digits (scikit-learn, UCI Optical Recognition), as PNG files")
-    write_corpus(OUTPUT / "digits")
+    write_digits(OUTPUT / "digits")
     terminal.print(f"   wrote {OUTPUT / 'digits'}/0 ... 9: one folder per class")
 
     explain("2. Shard it", "images become verified tar shards with an index; a fifth is held out by hash of its key")
@@ -66,16 +64,6 @@ def vitstream(*arguments: object) -> None:
     code = subprocess.run(command, check=False).returncode
     if code != 0:
         sys.exit(f"the demo stops: that command ended with exit code {code}")
-
-
-def write_corpus(root: Path) -> None:
-    """Class folders of PNG files, enlarged from 8 x 8 to 32 x 32 so that a person can look at them."""
-    digits = load_digits()
-    for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
-        folder = root / str(label)
-        folder.mkdir(parents=True, exist_ok=True)
-        grey = Image.fromarray(np.rint(pixels * 255 / 16).astype(np.uint8))
-        grey.resize((32, 32), Image.Resampling.BICUBIC).save(folder / f"{number:04d}.png")
 
 
 def train_and_kill(processes: int) -> int:
