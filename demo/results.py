@@ -86,7 +86,8 @@ def summary(run: Path) -> dict[str, Any]:
 
 def draw(corpus: str) -> None:
     """PICTURES/CORPUS.png: losses, and accuracy on the held-out images, over steps, of the runs that there are."""
-    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True}):
+    style = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3}
+    with matplotlib.rc_context(style):
         figure = Figure(figsize=(9, 3.4), layout="constrained")
         loss, accuracy = figure.subplots(1, 2)
         for rival, (name, colour) in RIVALS.items():
@@ -96,10 +97,10 @@ def draw(corpus: str) -> None:
                 loss.plot(*smooth(run), color=colour, alpha=0.5, label=f"{name}, training")
                 loss.plot(at, [line["loss"] for line in evaluated], color=colour, ls="--", label=f"{name}, held out")
                 accuracy.plot(at, [100 * line["accuracy"] for line in evaluated], color=colour, marker=".", label=name)
-        loss.set(xlabel="step", ylabel="loss", ylim=(0, None))
-        accuracy.set(xlabel="step", ylabel="accuracy on held-out images, %", ylim=(0, 100))
-        for axes in (loss, accuracy):
-            axes.legend(frameon=False)
+        loss.set(xlabel="step", ylabel="loss", xlim=(0, None), ylim=(0, None))
+        accuracy.set(xlabel="step", ylabel="accuracy on held-out images, %", xlim=(0, None), ylim=(0, 102))
+        loss.legend(frameon=False, loc="upper right")
+        accuracy.legend(frameon=False, loc="lower right")
         PICTURES.mkdir(parents=True, exist_ok=True)
         figure.savefig(PICTURES / f"{corpus}.png", dpi=110)
 
