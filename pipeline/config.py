@@ -23,6 +23,7 @@ from pydantic import (
 from pipeline.config_model import Model, Resolution
 from pipeline.config_optim import Optimizer, Schedule
 from pipeline.config_preset import Preset
+from pipeline.config_sinks import Sinks
 from pipeline.config_slurm import Slurm
 from pipeline.config_tree import Positive, Section, explain, merge, read_tree
 from pipeline.data.places import Place, Places
@@ -201,6 +202,7 @@ class Config(Section):
     max_nonfinite_steps: Annotated[int, Field(ge=0)] = 10  # of an attempt; each is left out; above it the run stops
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     watchdog: Limits = Limits()
+    sinks: Sinks = Sinks()
     slurm: Slurm | None = None
     preset: Preset | None = None  # what is told of the recipe that was extended
 
@@ -256,7 +258,7 @@ class Config(Section):
     @property
     def hash(self) -> str:
         """SHA-256 of the configuration without `run_dir`, as a run's folder may be moved, and what is only told."""
-        return hashlib.sha256(canonical_json(self.to_json(exclude={"run_dir", "preset"}))).hexdigest()
+        return hashlib.sha256(canonical_json(self.to_json(exclude={"run_dir", "preset", "sinks"}))).hexdigest()
 
     def to_json(self, exclude: set[str] | None = None) -> dict[str, Any]:
         return self.model_dump(mode="json", exclude=exclude)

@@ -47,6 +47,7 @@ from pipeline.run.lineage import Lineage
 from pipeline.run.progress_line import progress_line
 from pipeline.run.starvation import split
 from pipeline.run.stop_request import StopRequest
+from pipeline.sinks.feed import Feed
 from pipeline.step import train_step
 
 
@@ -102,6 +103,12 @@ class Trainer:
             return
         self._introduce()
         self._build(checkpoint)
+        try:
+            self._to_the_end()
+        finally:
+            self.journal.close()
+
+    def _to_the_end(self) -> None:
         try:
             try:
                 self._loop()
@@ -187,6 +194,7 @@ class Trainer:
             holes=self.holes,
             attempt=self.attempt,
             meter=self.meter,
+            sinks=Feed.of(config, self.run, self.first_step, say) if world.is_main else None,
             utilisation=Utilisation(config, len(corpus.classes), self.total_steps, peak and peak * world.size),
             say=self.console.say,
         )

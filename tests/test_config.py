@@ -193,6 +193,7 @@ SECTIONS = {
     "loader": ("worker", "workers"),
     "regularization": ("droppath", "drop_path"),
     "watchdog": ("silence_s", "silent_s"),
+    "sinks": ("tensorbord", "tensorboard"),
     "slurm": ("node", "nodes"),
 }
 

@@ -20,6 +20,7 @@ TORCH_FREE = [
     "pipeline.config_optim",
     "pipeline.config_preset",
     "pipeline.config_model",
+    "pipeline.config_sinks",
     "pipeline.dataset",
     "pipeline.launch",
     "pipeline.checkpoint.card",
@@ -49,6 +50,7 @@ TORCH_FREE = [
     "pipeline.optim.kinds",
     "pipeline.optim.schedule",
     "pipeline.run",
+    "pipeline.sinks",
 ]
 NEEDS_TORCH = {"pipeline.run.journal"}
 UNPICKLES = "pipeline/checkpoint/native.py"  # a foreign checkpoint, in a process of its own, where the user trusts it

@@ -10,7 +10,7 @@ from pipeline.config_model import FOREIGN
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.location import without_credentials
 
-_SILENT = ("slurm", "watchdog", "preset")  # no step is another for them
+_SILENT = ("slurm", "watchdog", "sinks", "preset")  # no step is another for them
 _START_ONLY = ("model.init", "model.head_bias")  # have done their work before step 1
 # A checkpoint of other values of these does not fit: the weights' shapes, or the order in which samples are read.
 _FIXED = ("model.", "seed", "loader.name")

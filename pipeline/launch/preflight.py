@@ -18,6 +18,7 @@ from pipeline.models.architecture import foreign_config
 from pipeline.models.shapes import parameter_shapes
 from pipeline.optim.groups import group
 from pipeline.run.directory import RunDirectory
+from pipeline.sinks.feed import check_installed
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ def check(config: Config, world_size: int) -> None:
             f"raise it to {world_size} or more, or start fewer ranks"
         )
     zero_template(config)
+    check_installed(config.sinks)
     foreign_config(config.model)
     Patience.ours()  # VITSTREAM_RETRY_SECONDS, which loader workers read
 

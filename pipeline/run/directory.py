@@ -60,6 +60,10 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def sinks(self) -> Path:
+        return self.path / "sinks.json"
+
+    @property
     def stop_file(self) -> StopFile:
         return StopFile(self.path / "STOP")
 
@@ -161,7 +165,15 @@ class RunDirectory:
 
     def set_aside(self, attempt: int) -> None:
         """Moves what the run was into RUN/before-ATTEMPT, for a run that begins anew in its place. Rank 0 only."""
-        past = [self.config, self.metrics, self.digests, self.holes, self.nonfinite, *self.checkpoints.iterdir()]
+        past = [
+            self.config,
+            self.metrics,
+            self.digests,
+            self.holes,
+            self.nonfinite,
+            self.sinks,
+            *self.checkpoints.iterdir(),
+        ]
         past.append(self.published_file.path)  # last: a start refuses what was set aside by half
         past = [path for path in past if path.exists()]
         aside = self.aside(attempt)

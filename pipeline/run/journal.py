@@ -4,6 +4,7 @@ Nothing waits for the device between flushes; a flush is one reduction and one c
 """
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from pipeline.run.metrics import JsonLines
 from pipeline.run.nonfinite import NonFinite
 from pipeline.run.slow_host import SlowHosts
 from pipeline.run.starvation import Waits, Watch, could_feed
+from pipeline.sinks.feed import Feed
 from pipeline.step import StepResult
 
 
@@ -57,6 +59,7 @@ class Journal:
     holes: Holes
     attempt: int
     meter: Meter
+    sinks: Feed | None  # of rank 0
     utilisation: Utilisation
     say: Callable[[str], None]
     pending: list[tuple[StepFacts, StepResult]] = field(default_factory=list)
@@ -103,6 +106,7 @@ class Journal:
             self.metrics.add(lines)
             self.digests.add(certificates)
             self._try_to_sync()
+            self._show(lines)
         for certificate in certificates:
             check(certificate)
             self.say(_certified(certificate))
@@ -146,8 +150,11 @@ class Journal:
         self._say_all(f"{line['eval']}: {said}" for said in so_far.add(new))
         if self.world.is_main:
             self.hole_lines.add(new)
-            self.metrics.add([line | ({"too_many_holes": True} if too_many else {}) | {"attempt": self.attempt}])
+            line |= {"too_many_holes": True} if too_many else {}
+            line |= {"time": round(time.time(), 3), "attempt": self.attempt}
+            self.metrics.add([line])
             self._try_to_sync()
+            self._show([line])
         return f"{line['eval']}: {too_many}" if too_many else None
 
     def sync(self) -> None:
@@ -161,6 +168,15 @@ class Journal:
             self.sync()
         except OSError as error:
             self.say(f"cannot write to {self.run.path}: {error.strerror}; kept in memory, to be written with the next")
+
+    def close(self) -> None:
+        """Whatever became of the attempt."""
+        if self.sinks:
+            self.sinks.close()
+
+    def _show(self, lines: list[dict]) -> None:
+        if self.sinks:
+            self.sinks.add(lines)
 
     def _lines(self) -> list[dict]:
         """The pending steps as lines of metrics.jsonl; their rows go into the ledger."""

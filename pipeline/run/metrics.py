@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ def has_evaluation(path: Path, step: int) -> bool:
     return found
 
 
-def lines_of_steps(path: Path, steps: Set[int]) -> Iterator[dict[str, Any]]:
+def lines_of_steps(path: Path, steps: Container[int]) -> Iterator[dict[str, Any]]:
     """Lines about some steps, evaluations included, in order. Only these are parsed: a long run has millions."""
     if not path.exists():
         return
