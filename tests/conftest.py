@@ -15,6 +15,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 _SEEN = "seen"
 
 
+# What takes longest begins first, so that no worker is left alone with it (--dist loadfile, --no-loadscope-reorder).
+_LONGEST = ("tests/slurm/", "tests/faults/test_soak_sample", "tests/faults/", "tests/data_prep/", "tests/checkpoint/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        return next((n for n, start in enumerate(_LONGEST) if item.nodeid.startswith(start)), len(_LONGEST))
+
+    items.sort(key=place)
+
+
 @pytest.fixture
 def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
     """Says a line at the end of everything: a figure that was seen, say."""

@@ -73,7 +73,9 @@ def _ask(wanted: dict[str, Any], patience_s: float) -> list[int]:
 def _nest() -> subprocess.Popen:
     """It ends with this process."""
     command = [sys.executable, "-m", "tests.ranks", str(os.getpid())]
-    return subprocess.Popen(command, cwd=_HERE, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # what has threads cannot fork
+    return subprocess.Popen(command, cwd=_HERE, env=environment, text=True, **pipes)
 
 
 # -- in the nest ---------------------------------------------------------------------------------------------------
@@ -149,13 +151,10 @@ def _serve() -> None:
 
         import_deepspeed()
         import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401  # brings torch's compiler: half of a start
-        import torch
 
         import pipeline.cli
         import pipeline.rank
         import pipeline.train  # noqa: F401
-
-        assert torch.get_num_threads() == 1, "OMP_NUM_THREADS: what has threads cannot fork"
     for line in sys.stdin:
         print(json.dumps(_hatch(**json.loads(line))), flush=True)
 

@@ -28,11 +28,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_users_run_is_broken_on_purpose_and_nothing_is_lost(run: Path, tmp_path: Path) -> None:
     before = sorted(run.parent.rglob("*"))
-    asked = ("--kills", 2, "--stops", 1, "--mutations", 8, "--folder", tmp_path / "here", "--json")
+    asked = ("--kills", 1, "--stops", 1, "--mutations", 8, "--folder", tmp_path / "here", "--json")
     done = vitstream("chaos", run, *asked)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [(row["fault"], row["times"], row["held"]) for row in json.loads(done.stdout)["faults"]]
-    assert rows == [("SIGKILL", 2, True), ("stop", 1, True), ("damage", 8, True)]
+    assert rows == [("SIGKILL", 1, True), ("stop", 1, True), ("damage", 8, True)]
     assert sorted(run.parent.rglob("*")) == before, "the user's own run is left alone"
     one_line(vitstream("chaos", run, "--folder", tmp_path / "here"), "--folder", "not empty")
     one_line(vitstream("chaos", run, "--nproc", 64), "batch_size: 32", "64 ranks")

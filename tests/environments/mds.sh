@@ -2,11 +2,14 @@
 # An environment for `pip install 'vitstream[mds]'`, apart from ours: mosaicml-streaming wants transformers below 5 and
 # numpy below 2.2, and a torchvision. torchvision's wheels need a CUDA torch, and mosaicml-streaming imports of it only
 # two names that nothing here uses; so a stand-in with these two names takes its place.
-# Usage: tests/environments/mds.sh PYTHON FOLDER
+# What it does not want otherwise (torch, 2 GB) it uses of our environment, by a path behind its own.
+# Usage: tests/environments/mds.sh PYTHON FOLDER OURS
 set -eu
 python=$1
 venv=$2
 "$python" -m venv "$venv"
+site() { "$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }
+site "$3" > "$(site "$venv")/ours.pth"
 standin=$(mktemp -d)
 trap 'rm -rf "$standin"' EXIT
 mkdir -p "$standin/torchvision/transforms"

@@ -99,7 +99,7 @@ def wait_for(true: Callable[[], object], launcher: subprocess.Popen) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not true():
         assert launcher.poll() is None and time.monotonic() < deadline
-        time.sleep(0.001)
+        time.sleep(0.005)
 
 
 def test_a_whole_run_that_is_stopped_for_a_while_goes_on(data, undisturbed, tmp_path):

@@ -86,14 +86,14 @@ SAMPLE = (
     "signal SIGBUS, data",
     "fail RuntimeError, save",
     "allocate tensors, setup",
-    "signal SIGSTOP, step",
     "sleep 600, evaluate",
-    "disk_full, save",
     "paused_rank, step",
 )
 
 
 @pytest.mark.parametrize("fault", SAMPLE)
 def test_the_verdict_names_what_was_done(fault, tmp_path):
-    """tests/slurm/test_train.py has those that take a cluster."""
+    """tests/slurm/test_train.py has those that take a cluster; test_hang.py a stopped rank, test_disk_and_numbers.py a
+    full disk.
+    """
     assert verdicts.run({"seed": 112, "fault": fault, "rank": 1}, tmp_path)["faults"] == 1

@@ -34,7 +34,7 @@ def wait_for(true: Callable[[], object], launcher: subprocess.Popen) -> None:
     while not true():
         assert launcher.poll() is None, launcher.communicate()
         assert time.monotonic() < deadline, "that moment does not come"
-        time.sleep(0.001)
+        time.sleep(0.005)
 
 
 def stand_still(launcher: subprocess.Popen, run: Path, server: Folder) -> None:

@@ -54,6 +54,7 @@ def main() -> int:
     counts = {m.name: m.default_faults for m in MATRICES} | {
         name: int(count) for name, _, count in (text.partition("=") for text in options.faults)
     }
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # all add up in the same order
     options.folder.mkdir(parents=True, exist_ok=True)
     results = options.folder / "results.jsonl"
     for matrix in MATRICES:

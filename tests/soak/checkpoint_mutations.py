@@ -25,6 +25,7 @@ from pipeline.distributed import World
 from pipeline.launch.environment import RankEnvironment
 from tests.datasets import make_dataset
 from tests.runs import steps_of, vitstream, write_run
+from tests.runs import train as undisturbed
 from tests.soak.matrix import Matrix
 
 MUTATIONS_PER_TRIAL, TRIALS_PER_COMMAND = 50, 5
@@ -55,10 +56,10 @@ def source() -> tuple[Path, dict[int, dict]]:
     root = Path(mkdtemp(prefix="soak-mutations-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     make_dataset(root / "data", 96, size=(24, 24))
-    train(write(root / "run.yaml", root), "--set", f"steps={STEPS[-1]}")
+    undisturbed(write(root / "run.yaml", root), RANKS, "--set", f"steps={STEPS[-1]}")
     shutil.copytree(root / "run", root / "whole")
     whole = write(root / "whole.yaml", root)
-    train(whole)
+    undisturbed(whole, RANKS)
     return root, steps_of(whole)
 
 

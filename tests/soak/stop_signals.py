@@ -21,7 +21,7 @@ from pipeline.checkpoint.manifest import published
 from pipeline.checkpoint.restore import verify
 from pipeline.run.metrics import read_lines
 from tests.datasets import make_dataset
-from tests.runs import start, steps_of, verdict_of, vitstream, write_run
+from tests.runs import start, steps_of, train, verdict_of, write_run
 from tests.servers import Folder
 from tests.soak.matrix import Matrix
 from tests.soak.stop_rank import Start
@@ -84,8 +84,7 @@ def write(path: Path, place: str, workers: int) -> Path:
 def undisturbed(world: int) -> tuple[dict[int, tuple], dict[int, tuple]]:
     """What nobody stopped: steps and evaluations, as `told` says."""
     run = write(Path(mkdtemp(prefix="soak-whole-")) / "run.yaml", str(datasets()), workers=1)
-    done = vitstream("train", run, "--nproc", world, **ENVIRONMENT)
-    assert done.returncode == 0, done.stdout + done.stderr
+    train(run, world)
     return told(run)
 
 
