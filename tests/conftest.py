@@ -15,8 +15,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 _SEEN = "seen"
 
 
-# What takes longest begins first, so that no worker is left alone with it (--dist loadfile, --no-loadscope-reorder).
-_LONGEST = ("tests/slurm/", "tests/faults/test_soak_sample", "tests/faults/", "tests/data_prep/", "tests/checkpoint/")
+# What takes longest begins first, so that no worker is left alone with it (--dist loadfile, --no-loadscope-reorder);
+# one cluster at a time, as far as that goes.
+_LONGEST = (
+    "tests/slurm/test_train",
+    "tests/faults/test_soak_sample",
+    "tests/faults/",
+    "tests/slurm/",
+    "tests/data_prep/",
+    "tests/checkpoint/",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
