@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from pipeline.config_engine import Engine
 from pipeline.config_model import Model, Resolution
 from pipeline.config_optim import Optimizer, Schedule
 from pipeline.config_preset import Preset
@@ -190,6 +191,7 @@ class Config(Section):
     schedule: Schedule = Schedule()
     precision: Literal["bf16", "fp32"] = "bf16"
     zero: str = "zero1"  # a template of ds_configs/, or a path
+    engine: Engine = Engine()
     checkpoint: Checkpoint = Checkpoint()
     ema: Ema | None = None
     evaluate: Evaluate = Evaluate()

@@ -16,6 +16,7 @@ from torch import nn
 from pipeline.config import Config
 from pipeline.config_optim import Optimizer
 from pipeline.launch.template import zero_template
+from pipeline.levers import pull_levers
 from pipeline.models.architecture import vit_config
 from pipeline.models.foreign import build_foreign
 from pipeline.models.vit import ViT
@@ -64,10 +65,13 @@ def build_engine(
 ) -> Any:
     """Wraps a model (on the CPU, with its weights in place) into a DeepSpeed engine on `device`.
 
-    `say` is told which parameters learn how. Raises UsageError for `optimizer.groups` that do not fit the model.
+    `say` is told which parameters learn how, and what is done for speed and memory. Raises UsageError for
+    `optimizer.groups` that do not fit the model, and as `pull_levers`.
     """
     for line in table(group(shapes_of(model), config.optimizer)):
         say(f"{config.optimizer.name}: {line}")
+    for line in pull_levers(config, model, world_size, accumulation, micro_batch):
+        say(line)
     deepspeed = import_deepspeed()
     model = model.to(device)
     optimizer = build_optimizer(config.optimizer, model)

@@ -29,10 +29,10 @@ from pipeline.distributed import World
 from pipeline.engine import build_engine, build_model, import_deepspeed
 from pipeline.evaluate.validation import Validation
 from pipeline.launch.environment import RankEnvironment
+from pipeline.launch.gpus import device_peak
 from pipeline.launch.preflight import Prepared, compare
 from pipeline.launch.saving import saving_of_parameters
 from pipeline.meter import Meter
-from pipeline.models.flops import device_peak
 from pipeline.models.mfu import Utilisation
 from pipeline.optim.ema import AVERAGE, WeightAverage
 from pipeline.optim.masters import optimizer_step
@@ -40,6 +40,7 @@ from pipeline.optim.schedule import learning_rate
 from pipeline.progress import Progress
 from pipeline.run.console import Console
 from pipeline.run.environment import code_version, environment_facts
+from pipeline.run.garbage import Garbage
 from pipeline.run.holes import Holes, known_holes, to_repeat
 from pipeline.run.introduction import introduction
 from pipeline.run.journal import Journal, StepFacts
@@ -111,7 +112,8 @@ class Trainer:
     def _to_the_end(self) -> None:
         try:
             try:
-                self._loop()
+                with Garbage() as self.garbage:
+                    self._loop()
             except Stopping:
                 self._stop()
         except WorkFailed:  # on all ranks alike: a checkpoint that is under way is still a good one
@@ -289,6 +291,7 @@ class Trainer:
                 self.console.say(jump)
             left = self.journal.utilisation.steps_left(self.progress.step)
             self.console.progress(progress_line(lines, self.total_steps, left))
+            self.garbage.collect()
         self.clock.mark("flush")
 
     def _save_if_new(self, required: bool) -> None:

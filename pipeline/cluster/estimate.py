@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.launch.length import ASSUMED_GPU, ASSUMED_MFU
+from pipeline.launch.machines import DEFAULT_GPU, DEFAULT_MFU
 from pipeline.launch.plan import Plan
 from pipeline.run.measured import Measured
 
@@ -65,7 +65,7 @@ def _step(plan: Plan | None, measured: Measured, ranks: int, has_gpus: bool) -> 
     if not has_gpus:
         return None, "nobody knows how fast these machines are before the first start"
     rate = plan.length.images_per_s * plan.length.ranks
-    return plan.length.batch_size / rate, f"at {ASSUMED_MFU:.0%} of an {ASSUMED_GPU}'s peak, at most"
+    return plan.length.batch_size / rate, f"at {DEFAULT_MFU:.0%} of an {DEFAULT_GPU}'s peak, at most"
 
 
 def _lead(plan: Plan | None, measured: Measured, step_s: float | None, nodes: int) -> tuple[int, str]:

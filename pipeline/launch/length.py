@@ -1,17 +1,12 @@
 """How long a run is, in steps, samples, operations and hours. Arithmetic, torch-free."""
 
 from dataclasses import dataclass
-from typing import Final
 
 from pipeline.config import Config
 from pipeline.data.feed import TrainFeed
+from pipeline.launch.machines import Machines
 from pipeline.models.architecture import train_flops
-from pipeline.models.flops import PEAK_BF16
 from pipeline.models.resolution import phases
-
-ASSUMED_GPU: Final = "H100"
-ASSUMED_MFU: Final = 0.4
-ASSUMED_MOST: Final = 5000.0  # images/s of a rank: a smaller model waits for other things than arithmetic
 
 
 @dataclass(frozen=True)
@@ -41,6 +36,7 @@ class Length:
     assumed: bool  # whether that is our guess
     flops: int | None  # to train on one image, on average; None where that is not known
     hours: float  # at that rate
+    gpu_hours: float
     phases: tuple[SizedPhase, ...]  # one after the other
 
     @property
@@ -49,9 +45,9 @@ class Length:
         return max(phase.images_per_s for phase in self.phases)
 
 
-def length_of(config: Config, classes: int, samples: int, feed: TrainFeed, images_per_s: float | None) -> Length:
-    """Of a run on so many samples. `images_per_s`: of a rank; None: as ASSUMED_GPU at ASSUMED_MFU."""
-    found = _phases(config, classes, feed, images_per_s)
+def length_of(config: Config, classes: int, samples: int, feed: TrainFeed, machines: Machines) -> Length:
+    """Of a run on so many samples."""
+    found = _phases(config, classes, feed, machines)
     counted = [phase.flops * phase.samples for phase in found if phase.flops is not None]
     seconds = sum(phase.samples / phase.images_per_s for phase in found)
     return Length(
@@ -64,24 +60,20 @@ def length_of(config: Config, classes: int, samples: int, feed: TrainFeed, image
         accumulation=feed.accumulation,
         micro_batch=feed.batch,
         images_per_s=found[0].images_per_s if len(found) == 1 else feed.total / seconds,
-        assumed=images_per_s is None,
+        assumed=machines.images_per_s is None,
         flops=round(sum(counted) / feed.total) if len(counted) == len(found) else None,
         hours=seconds / feed.world_size / 3600,
+        gpu_hours=seconds / 3600,
         phases=found,
     )
 
 
-def _phases(config: Config, classes: int, feed: TrainFeed, images_per_s: float | None) -> tuple[SizedPhase, ...]:
+def _phases(config: Config, classes: int, feed: TrainFeed, machines: Machines) -> tuple[SizedPhase, ...]:
     found, first = [], 0
     for phase in phases(config, feed.steps):
         part = feed.part(first, phase.steps)
         flops = train_flops(config, classes, phase.image_size)
-        rate = images_per_s or _assumed(flops)
-        found.append(SizedPhase(phase.image_size, phase.steps, part.total - part.consumed, flops, rate))
+        samples = part.total - part.consumed
+        found.append(SizedPhase(phase.image_size, phase.steps, samples, flops, machines.rate(flops)))
         first += phase.steps
     return tuple(found)
-
-
-def _assumed(flops: int | None) -> float:
-    """Images per second of a rank."""
-    return min(ASSUMED_MOST, ASSUMED_MFU * PEAK_BF16[ASSUMED_GPU] / flops) if flops else ASSUMED_MOST

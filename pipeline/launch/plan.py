@@ -23,28 +23,18 @@ from pipeline.dataset.errors import UsageError
 from pipeline.dataset.index import MAX_REMOTE_BATCHES, ROWS_PER_BATCH
 from pipeline.dataset.quantities import human_bytes
 from pipeline.launch.caching import CachePlan, cache_plan
+from pipeline.launch.choice import Choice, choose, gpu_warnings
+from pipeline.launch.gpu_memory import GpuMemory, gpu_memory
 from pipeline.launch.length import Length, length_of
+from pipeline.launch.machines import Machines
 from pipeline.launch.saving import Saving, saving_of
-from pipeline.launch.states import States, model_states
+from pipeline.launch.states import States, learning, model_states
 from pipeline.models.resolution import sizes
+from pipeline.optim.groups import ParameterGroup
 
 S3_REQUESTS_PER_S: Final = 5500  # GETs of one prefix, as AWS documents
 GOOD_SHUFFLE: Final = 1.1
 MANY_ALONE: Final = 0.25
-
-
-@dataclass(frozen=True)
-class Machines:
-    """What the run is planned for."""
-
-    nodes: int
-    ranks_per_node: int
-    memory: int | None  # bytes of a node; None where that is not known
-    images_per_s: float | None  # of a rank; None: as ASSUMED_GPU at ASSUMED_MFU
-
-    @property
-    def ranks(self) -> int:
-        return self.nodes * self.ranks_per_node
 
 
 @dataclass(frozen=True)
@@ -107,7 +97,11 @@ class Plan:
     """All of it."""
 
     length: Length
-    states: States
+    states: States | None  # None where only building the model would tell, as of the two below
+    gpu: GpuMemory | None
+    choice: Choice | None
+    groups: tuple[ParameterGroup, ...]
+    zero: str
     parts: tuple[Part, ...]
     classes: int
     shuffle: float | None  # see forecast.shuffle_quality
@@ -117,6 +111,7 @@ class Plan:
     traffic: Traffic
     cache: CachePlan | None
     warnings: tuple[str, ...]
+    machines: Machines
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -130,15 +125,21 @@ def make_plan(config: Config, corpus: Corpus, machines: Machines) -> Plan:
         order, config.batch_size, machines.ranks, 0, config.micro_batch_size, 0, total, config.augment.mixes
     )
     parts = _parts(corpus, order, total)
-    length = length_of(config, len(corpus.classes), corpus.samples, feed, machines.images_per_s)
+    length = length_of(config, len(corpus.classes), corpus.samples, feed, machines)
     per_sample = sum(part.share * part.bytes / part.samples for part in parts)
     volume = _volume(length, per_sample, corpus.samples, machines)
     saving = saving_of(config, len(corpus.classes), feed.steps, machines.ranks)
-    states = model_states(config, len(corpus.classes), machines.ranks, length.accumulation)
-    memory = _memory(config, parts, feed, corpus.several, per_sample, saving.snapshot + states.host, machines)
+    share = (config, len(corpus.classes), machines.ranks, length.accumulation)
+    states, capacity = model_states(*share), machines.gpu_bytes
+    on_host = saving.snapshot + (states.host if states else 0)
+    memory = _memory(config, parts, feed, corpus.several, per_sample, on_host, machines)
     plan = Plan(
         length=length,
         states=states,
+        gpu=gpu_memory(*share, feed.batch, capacity),
+        choice=choose(*share, feed.batch, capacity),
+        groups=learning(config, len(corpus.classes)),
+        zero=config.zero,
         parts=parts,
         classes=len(corpus.classes),
         shuffle=shuffle_quality(order, len(corpus.classes), config.batch_size),
@@ -148,6 +149,7 @@ def make_plan(config: Config, corpus: Corpus, machines: Machines) -> Plan:
         traffic=_traffic(config, corpus, feed, length.most_images_per_s, memory.room, machines),
         cache=cache_plan(config, corpus, volume.run, machines.nodes),
         warnings=(),
+        machines=machines,
     )
     return Plan(**(vars(plan) | {"warnings": tuple(_warnings(plan, corpus))}))
 
@@ -253,7 +255,8 @@ def _traffic(
 
 
 def _warnings(plan: Plan, corpus: Corpus) -> list[str]:
-    found, memory, requests = [], plan.memory, plan.traffic.requests
+    found = list(gpu_warnings(plan.gpu, plan.choice, plan.machines))
+    memory, requests = plan.memory, plan.traffic.requests
     if memory.room < 1:
         found.append(
             f"windows take {human_bytes(memory.windows)} a rank on average, loader.memory is "

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from pipeline.dataset.quantities import human_bytes
-from pipeline.launch.length import ASSUMED_GPU, ASSUMED_MFU, ASSUMED_MOST
+from pipeline.launch.machines import ASSUMED_MOST
 from pipeline.launch.plan import Plan
 from pipeline.launch.template import template_names
 from pipeline.optim.groups import table
@@ -14,7 +14,8 @@ def as_lines(plan: Plan) -> list[str]:
     groups = {
         "run": _run(plan),
         "model": _model(plan),
-        "learning": table(plan.states.groups),
+        "gpu": _gpu(plan),
+        "learning": table(plan.groups),
         "data": _data(plan),
         "order": _order(plan),
         "reading": _reading(plan),
@@ -41,29 +42,47 @@ def _run(plan: Plan) -> Iterator[str]:
     if len(length.phases) > 1:
         yield "images of " + ", then ".join(f"{each.image_size} px for {each.steps:,} steps" for each in length.phases)
     rate = f"{length.images_per_s:,.0f} images/s a rank"
-    guess = f"{ASSUMED_MFU:.0%} of an {ASSUMED_GPU}'s peak"
+    guess = plan.machines.told if plan.machines.mfu else f"{plan.machines.told}; say yours with --mfu or --images-per-s"
     if length.flops is None:
-        guess = "a guess, the most that is assumed: what this model computes is not known here"
+        guess = "a guess, the most that is assumed: what this model computes is not known here; say --images-per-s"
     elif all(phase.images_per_s == ASSUMED_MOST for phase in length.phases):
-        guess = f"a guess: so small a model does not keep an {ASSUMED_GPU} busy"
-    guess = f" ({guess}; say yours with --images-per-s)" if length.assumed else ""
-    yield f"{_time(length.hours * 3600)} at {rate}{guess}"
+        guess = f"a guess: so small a model does not keep an {plan.machines.gpu} busy; say yours with --images-per-s"
+    guess = f" ({guess})" if length.assumed else ""
+    yield f"{_time(length.hours * 3600)}, {length.gpu_hours:,.4g} GPU-hours, at {rate}{guess}"
 
 
 def _model(plan: Plan) -> Iterator[str]:
     states, length = plan.states, plan.length
-    zero = f"{states.zero}, of {', '.join(template_names())}"
-    if states.parameters is None or states.gpu is None:
-        yield f"{zero}; parameters and their memory are not known before a model of this kind is built"
+    if states is None:
+        yield "parameters and their memory are not known before a model of this kind is built"
         return
-    yield f"{states.parameters:,} parameters; {zero}"
+    yield f"{states.parameters:,} parameters"
     if length.flops:
         total = length.flops * length.samples / 1e18
         sized = [f"{each.flops / 1e9:,.4g} at {each.image_size} px" for each in length.phases if each.flops]
         parts = f" ({', '.join(sized)})" if len(sized) > 1 else ""
         yield f"{length.flops / 1e9:,.4g} GFLOP to train on an image{parts}, {total:,.4g} exaFLOP in all"
-    host = f", and {human_bytes(states.host)} of main memory" if states.host else ""
-    yield f"a rank: weights, gradients and optimizer {human_bytes(states.gpu)}{host}; activations and buffers beside it"
+
+
+def _gpu(plan: Plan) -> Iterator[str]:
+    """A rank's GPU, by part; and which template suits it."""
+    states, memory, choice = plan.states, plan.gpu, plan.choice
+    if states is None:
+        return
+    parts = {"weights": states.weights, "gradients": states.gradients, "optimizer": states.optimizer}
+    parts |= {"average": states.average} if states.average else {}
+    host = f"; {human_bytes(states.host)} of optimizer in main memory" if states.host else ""
+    if memory is None or choice is None:
+        told = ", ".join(f"{name} {human_bytes(size)}" for name, size in parts.items())
+        yield f"{plan.zero}: a rank has {told}{host}; activations are not known"
+        return
+    parts |= {"activations": memory.activations, "buffers": memory.buffers}
+    told = ", ".join(f"{name} {human_bytes(size)}" for name, size in parts.items())
+    yield f"a rank at its peak: {human_bytes(memory.peak)} of an {plan.machines.gpu}'s {human_bytes(plan.machines.gpu_bytes)}"
+    yield f"{told}{host}"
+    if memory.recomputed:
+        yield f"{memory.recomputed} of {memory.blocks} blocks are recomputed in the backward pass, so that it fits"
+    yield f"zero: {plan.zero}; {choice.told(plan.zero)} (of {', '.join(template_names())})"
 
 
 def _data(plan: Plan) -> Iterator[str]:
@@ -118,7 +137,9 @@ def _memory(plan: Plan) -> Iterator[str]:
         yield f"a rank: windows {human_bytes(memory.windows)}, at times {human_bytes(memory.windows_most)}{limit}"
     yield f"a rank: read-ahead {human_bytes(memory.read_ahead)}, ring of decoded images {human_bytes(memory.ring)}"
     has = f" of {human_bytes(memory.node_has)}" if memory.node_has is not None else ""
-    offloaded = ", checkpoints and offloaded optimizer state" if plan.states.host else " and checkpoints"
+    offloaded = (
+        ", checkpoints and offloaded optimizer state" if plan.states and plan.states.host else " and checkpoints"
+    )
     yield f"a node: at most {human_bytes(memory.node)}{has} for data{offloaded}"
 
 

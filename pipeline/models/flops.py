@@ -41,12 +41,3 @@ def _head_macs(config: ViTConfig, patches: int) -> int:
 def train_flops(config: ViTConfig) -> int:
     """Operations to train on one image: 2 per multiply-accumulate, forward and twice that backward."""
     return 6 * forward_macs(config, training=True)
-
-
-# Dense bf16 peaks, operations per second, from the vendor's data sheets.
-PEAK_BF16 = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12}
-
-
-def device_peak(device_name: str) -> float | None:
-    """Peak of a GPU by its marketing name, or None where it is not known (then MFU is not reported)."""
-    return next((peak for model, peak in PEAK_BF16.items() if model in device_name), None)

@@ -12,6 +12,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from pipeline.models.heads import MapHead, Mlp
 from pipeline.models.posemb import fixed_positions, fixed_positions_on, resize_positions
@@ -47,14 +48,17 @@ class Attention(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (arXiv 1603.09382): drops a residual branch for a whole sample, rescaling what is kept."""
+    """Stochastic depth (arXiv 1603.09382): drops a residual branch for a whole sample, rescaling what is kept.
+
+    The rate is a tensor, so that one compiled block serves the rates of all depths.
+    """
 
     def __init__(self, rate: float) -> None:
         super().__init__()
-        self.rate = rate
+        self.register_buffer("rate", torch.tensor(rate), persistent=False)
 
     def forward(self, branch: Tensor) -> Tensor:
-        if not self.training or self.rate == 0.0:
+        if not self.training:
             return branch
         keep = torch.rand(branch.shape[0], 1, 1, device=branch.device) >= self.rate
         return branch * (keep / (1.0 - self.rate)).to(branch.dtype)
@@ -103,7 +107,7 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.mlp = Mlp(width, config.variant.mlp_dim, config.dropout)
         self.scale2 = nn.Identity() if first is None else LayerScale(width, first)
-        self.drop_path = DropPath(drop_path)
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.scale1(self.attention(self.norm1(x))))
@@ -126,6 +130,7 @@ class ViT(nn.Module):
         self.register_tokens = nn.Parameter(torch.zeros(1, registers, width)) if registers else None
         rates = [config.drop_path * i / max(1, v.depth - 1) for i in range(v.depth)]
         self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
+        self.recomputed_blocks = 0  # the first so many keep nothing but their input for the backward pass
         self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.pool = MapHead(v) if config.pooling == "map" else None
         self.pre_logits = None
@@ -162,8 +167,9 @@ class ViT(nn.Module):
         patches = x.shape[1]  # and the class token
         if self.register_tokens is not None:
             x = torch.cat([x, self.register_tokens.expand(len(x), -1, -1)], dim=1)
-        for block in self.blocks:
-            x = block(x)
+        for number, block in enumerate(self.blocks):
+            recomputes = number < self.recomputed_blocks and self.training
+            x = checkpoint(block, x, use_reentrant=False) if recomputes else block(x)
         x = self._pooled(self.norm(x)[:, :patches])  # registers have served (arXiv 2309.16588)
         return x if self.pre_logits is None else torch.tanh(self.pre_logits(x))
 

@@ -10,8 +10,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BitConfig, BitForImageClassification
 
+from pipeline.launch.gpus import device_peak
 from pipeline.models.architecture import vit_parameters
-from pipeline.models.flops import device_peak, forward_macs, train_flops
+from pipeline.models.flops import forward_macs, train_flops
 from pipeline.models.resnet import ResNet, resnet_of
 from pipeline.models.variants import Variant, variant
 from pipeline.models.vit import ViT, ViTConfig
