@@ -1,9 +1,12 @@
 """`vitstream plan`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from pipeline.launch.machines import Machines
 
 EXAMPLE = "Example: vitstream plan run.yaml --nodes 8 --gpus-per-node 8 --memory 1TB"
 
@@ -26,8 +29,13 @@ def plan(
     ] = None,
     images_per_s: Annotated[
         float | None,
+        typer.Option(min=1e-6, max=1e9, help="What a rank trains. Default: by --gpu and --mfu.", show_default=False),
+    ] = None,
+    gpu: Annotated[str, typer.Option(help="What each rank has: A100-40GB, A100, H100, H200 or B200.")] = "H100",
+    mfu: Annotated[
+        float | None,
         typer.Option(
-            min=1e-6, max=1e9, help="What a rank trains. Default: an H100 at 40 % of its peak.", show_default=False
+            min=1e-3, max=1.0, help="Share of its peak that is used. Default: 0.4, a guess.", show_default=False
         ),
     ] = None,
     set_: Annotated[
@@ -45,12 +53,10 @@ def plan(
 
     from pipeline.cli.output import say
     from pipeline.config import load_config
-    from pipeline.data.recipe import machine_memory_bytes
     from pipeline.dataset.errors import UsageError
-    from pipeline.dataset.quantities import parse_bytes
     from pipeline.launch.imagined import data_to_plan
     from pipeline.launch.mosaic import refuse
-    from pipeline.launch.plan import Machines, make_plan
+    from pipeline.launch.plan import make_plan
     from pipeline.launch.plan_lines import as_lines
     from pipeline.recipes import preset_path
 
@@ -60,11 +66,26 @@ def plan(
     refuse(config, "plan")
     slurm = None if nproc else config.slurm
     per_node = nproc or gpus_per_node or (slurm and (slurm.gpus_per_node or slurm.tasks_per_node)) or 1
-    nodes = nodes or (slurm.nodes if slurm else 1)
-    known = parse_bytes(memory, "--memory") if memory else None
-    here = nodes == 1 and slurm is None
-    machines = Machines(nodes, per_node, known or (machine_memory_bytes() if here else None), images_per_s)
+    here = slurm is None and nodes in (None, 1)
+    machines = _machines(nodes or (slurm.nodes if slurm else 1), per_node, here, memory, images_per_s, gpu, mfu)
     corpus, note = data_to_plan(config, machines.ranks)
-    made = make_plan(config, corpus, machines)
-    lines = [f"{'preset':9}{note}"] if note else []
-    say(*([dumps(made.to_json() | {"assumed": note})] if json else [*lines, *as_lines(made)]))
+    made, first = make_plan(config, corpus, machines), [f"{'preset':9}{note}"] if note else []
+    say(*([dumps(made.to_json() | {"assumed": note})] if json else [*first, *as_lines(made)]))
+
+
+def _machines(
+    nodes: int, per_node: int, here: bool, memory: str | None, images_per_s: float | None, gpu: str, mfu: float | None
+) -> "Machines":
+    """Raises UsageError for what does not go together."""
+    from pipeline.data.recipe import machine_memory_bytes
+    from pipeline.dataset.errors import UsageError
+    from pipeline.dataset.quantities import parse_bytes
+    from pipeline.launch.gpus import GPUS
+    from pipeline.launch.machines import Machines
+
+    if gpu not in GPUS:
+        raise UsageError(f"--gpu: {gpu} is not one of {', '.join(GPUS)}")
+    if images_per_s and mfu:
+        raise UsageError("plan: takes --mfu or --images-per-s")
+    known = parse_bytes(memory, "--memory") if memory else machine_memory_bytes() if here else None
+    return Machines(nodes, per_node, known, images_per_s, gpu, mfu)

@@ -22,7 +22,8 @@ from pipeline.data.corpus import Corpus, not_cached
 from pipeline.dataset.errors import UsageError
 from pipeline.dataset.location import Location
 from pipeline.dataset.quantities import human_bytes
-from pipeline.launch.plan import Machines, Plan, make_plan
+from pipeline.launch.machines import Machines
+from pipeline.launch.plan import Plan, make_plan
 from pipeline.launch.preflight import check_start, newest_checkpoint, open_data
 from pipeline.run.directory import RunDirectory
 from pipeline.run.measured import measured

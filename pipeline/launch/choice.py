@@ -42,12 +42,11 @@ class Choice:
         """Beside the template that is taken, in words."""
         if not self.fits:
             return "nothing fits"
-        some = f", with {self.memory.recomputed} of {self.memory.blocks} blocks recomputed" * bool(
-            self.memory.recomputed
-        )
+        memory = self.memory
+        some = f", with {memory.recomputed} of {memory.blocks} blocks recomputed" if memory.recomputed else ""
         if zero == self.zero:
             return f"the first that fits{some}"
-        return f"{self.zero} is the first that fits: {human_bytes(self.memory.peak)}{some}"
+        return f"{self.zero} is the first that fits: {human_bytes(memory.peak)}{some}"
 
 
 def choose(

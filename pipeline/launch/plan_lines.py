@@ -48,7 +48,8 @@ def _run(plan: Plan) -> Iterator[str]:
     elif all(phase.images_per_s == ASSUMED_MOST for phase in length.phases):
         guess = f"a guess: so small a model does not keep an {plan.machines.gpu} busy; say yours with --images-per-s"
     guess = f" ({guess})" if length.assumed else ""
-    yield f"{_time(length.hours * 3600)}, {length.gpu_hours:,.4g} GPU-hours, at {rate}{guess}"
+    gpu_hours = f", {length.gpu_hours:,.4g} GPU-hours," if length.gpu_hours >= 1 else ""
+    yield f"{_time(length.hours * 3600)}{gpu_hours} at {rate}{guess}"
 
 
 def _model(plan: Plan) -> Iterator[str]:
@@ -78,7 +79,8 @@ def _gpu(plan: Plan) -> Iterator[str]:
         return
     parts |= {"activations": memory.activations, "buffers": memory.buffers}
     told = ", ".join(f"{name} {human_bytes(size)}" for name, size in parts.items())
-    yield f"a rank at its peak: {human_bytes(memory.peak)} of an {plan.machines.gpu}'s {human_bytes(plan.machines.gpu_bytes)}"
+    has = f"an {plan.machines.gpu}'s {human_bytes(plan.machines.gpu_bytes)}"
+    yield f"a rank at its peak: {human_bytes(memory.peak)} of {has}"
     yield f"{told}{host}"
     if memory.recomputed:
         yield f"{memory.recomputed} of {memory.blocks} blocks are recomputed in the backward pass, so that it fits"
@@ -137,9 +139,8 @@ def _memory(plan: Plan) -> Iterator[str]:
         yield f"a rank: windows {human_bytes(memory.windows)}, at times {human_bytes(memory.windows_most)}{limit}"
     yield f"a rank: read-ahead {human_bytes(memory.read_ahead)}, ring of decoded images {human_bytes(memory.ring)}"
     has = f" of {human_bytes(memory.node_has)}" if memory.node_has is not None else ""
-    offloaded = (
-        ", checkpoints and offloaded optimizer state" if plan.states and plan.states.host else " and checkpoints"
-    )
+    offloads = plan.states is not None and plan.states.host > 0
+    offloaded = ", checkpoints and offloaded optimizer state" if offloads else " and checkpoints"
     yield f"a node: at most {human_bytes(memory.node)}{has} for data{offloaded}"
 
 

@@ -20,8 +20,8 @@ from pipeline.dataset.errors import UsageError
 from pipeline.dataset.keys import sample_key
 from pipeline.dataset.location import Location
 from pipeline.dataset.manifest import Manifest, Shard
-from pipeline.launch.length import ASSUMED_MOST
-from pipeline.launch.plan import Machines, Plan, make_plan
+from pipeline.launch.machines import ASSUMED_MOST, Machines
+from pipeline.launch.plan import Plan, make_plan
 from pipeline.launch.plan_lines import as_lines
 from pipeline.launch.saving import Saving
 from tests.datasets import make_dataset, photo_entry, write_dataset
@@ -173,8 +173,19 @@ def test_a_large_run(tmp_path: Path) -> None:
     assert less.saving == Saving(state, 4 * state, 0)
     assert memory.node - less.memory.node == 8 * plan.saving.snapshot
     said = "\n".join(as_lines(plan))
-    assert "a rank: 118.5 MB of main memory for its part" in said and "118.5 MB" not in "\n".join(as_lines(less))
+    assert "a rank: 118.5 MB of main memory for its part" in said and "118.5 MB of main" not in "\n".join(
+        as_lines(less)
+    )
     assert "chi-square 1.0" in said and "40% of an H100's peak" in said and "of it by each node" in said
+    assert f"{64 * length.hours:,.4g} GPU-hours" in said and "zero1; the first that fits" in said
+    faster = plan_of(tmp_path, corpus, Machines(8, 8, 1000 * GB, None, "H200", 0.5)).length
+    assert faster.hours == pytest.approx(length.hours * 0.4 / 0.5) and faster.gpu_hours == 64 * faster.hours
+    crowded = plan_of(tmp_path, corpus, Machines(1, 1, None, None, "A100-40GB"), precision="bf16", micro_batch_size=64)
+    assert crowded.choice and crowded.choice.memory.recomputed and "blocks recomputed" in "\n".join(as_lines(crowded))
+    hopeless = plan_of(
+        tmp_path, corpus, Machines(1, 1, None, None, "A100-40GB"), micro_batch_size=2048, batch_size=2048
+    )
+    assert any("no template makes it fit" in warning for warning in hopeless.warnings)
 
 
 @pytest.mark.fast

@@ -182,6 +182,18 @@ def test_images_that_grow_under_way_too(data, tmp_path, zero):
     )
 
 
+@pytest.mark.parametrize(
+    ("zero", "world_size", "engine"),
+    [
+        ("zero1", 2, {"compile": True, "activation_checkpointing": 0.5}),
+        ("zero0", 1, {"activation_checkpointing": 1.0}),
+        ("zero3", 2, {"activation_checkpointing": 1.0}),
+    ],
+)
+def test_compiled_and_recomputed_blocks_equal_plain_torch(data, tmp_path, zero, world_size, engine):
+    assert ten_steps(data, tmp_path, zero, 30, world_size, engine=engine) == [30] * STEPS
+
+
 SGD = {"name": "sgd", "lr": 0.02}
 MANY = {
     "layer_decay": 0.5,
