@@ -189,6 +189,7 @@ SECTIONS = {
     "schedule": ("warmup", "warmup_steps"),
     "checkpoint": ("every_step", "every_steps"),
     "evaluate": ("every_stpes", "every_steps"),
+    "engine": ("compiled", "compile"),
     "augment": ("flips", "flip"),
     "loader": ("worker", "workers"),
     "regularization": ("droppath", "drop_path"),

@@ -180,7 +180,7 @@ def test_a_large_run(tmp_path: Path) -> None:
     assert f"{64 * length.hours:,.4g} GPU-hours" in said and "zero1; the first that fits" in said
     faster = plan_of(tmp_path, corpus, Machines(8, 8, 1000 * GB, None, "H200", 0.5)).length
     assert faster.hours == pytest.approx(length.hours * 0.4 / 0.5) and faster.gpu_hours == 64 * faster.hours
-    crowded = plan_of(tmp_path, corpus, Machines(1, 1, None, None, "A100-40GB"), precision="bf16", micro_batch_size=64)
+    crowded = plan_of(tmp_path, corpus, Machines(1, 1, None, None, "A100-40GB"), precision="bf16", micro_batch_size=128)
     assert crowded.choice and crowded.choice.memory.recomputed and "blocks recomputed" in "\n".join(as_lines(crowded))
     hopeless = plan_of(
         tmp_path, corpus, Machines(1, 1, None, None, "A100-40GB"), micro_batch_size=2048, batch_size=2048
