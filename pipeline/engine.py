@@ -28,8 +28,8 @@ def deepspeed_config(config: Config, micro_batch: int, accumulation: int, world_
     """The complete DeepSpeed configuration. `train_batch_size` includes padding slots, which weigh nothing."""
     template = zero_template(config)
     zero = template["zero_optimization"]
-    if not torch.cuda.is_available():
-        zero["overlap_comm"] = False  # there is no second stream to overlap with
+    if not torch.cuda.is_available() or (world_size == 1 and zero.get("stage", 0) <= 2):
+        zero["overlap_comm"] = False  # with nothing to overlap: stages 1 and 2 have the host wait for the device for it
     body = template | {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,

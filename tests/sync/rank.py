@@ -9,6 +9,8 @@ as JSON. PLANT is where in a step a wait is put in, on purpose. On a GPU torch i
 import json
 import os
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,19 @@ def plant(name: str) -> Any:
     return lambda: setattr(owner, function, was)
 
 
+def waits_on_gpu(step: Callable[[], None]) -> list[str]:
+    """Raises where torch knows that it waits; returns the calls of what does nothing else, which it does not count."""
+    found, synchronize = [], torch.cuda.synchronize
+    torch.cuda.synchronize = lambda device=None: found.append("".join(traceback.format_stack(limit=3)))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.synchronize = synchronize
+    return found
+
+
 def main(run_yaml: Path, out: Path, plants: dict[int, str]) -> None:
     environment = RankEnvironment(0, 1, 0)
     prepared = prepare(run_yaml, [], 1, False)
@@ -69,10 +84,7 @@ def main(run_yaml: Path, out: Path, plants: dict[int, str]) -> None:
             return step(index)
         remove = plant(plants[index + 1]) if index + 1 in plants else lambda: None
         if trainer.world.device.type == "cuda":
-            torch.cuda.set_sync_debug_mode("error")
-            step(index)
-            torch.cuda.set_sync_debug_mode("default")
-            found[index + 1] = []
+            found[index + 1] = waits_on_gpu(lambda: step(index))
         else:
             on_device(p.data for p in trainer.engine.module.parameters())
             for master in masters(trainer.engine):

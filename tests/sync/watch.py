@@ -2,7 +2,7 @@
 
 What lies on the device is known by its memory: tensors that are named at the start, and whatever is computed from those
 (ledger rows, ballots and counts stay on the host, and may be read). A value of theirs that comes to Python is a wait.
-Not seen: copies to the CPU by `.to`, which on a CPU are none. Those a GPU finds (tests/test_gpu.py).
+Not seen: copies to the CPU by `.to`, and torch.cuda.synchronize, which are none here. Those are found on a GPU.
 """
 
 import sys
