@@ -248,10 +248,10 @@ class Trainer:
         if self.average:
             self.average.update()
         self.clock.end_step()
+        now = time.time()
         waits = split(taken.waits_s, [batch.times for batch in micro_batches])
         fetched = Fetched.total(batch.fetched for batch in micro_batches)
-        consumed, now = self.progress.consumed, time.time()
-        facts = StepFacts(step, consumed, count, lr, waits, taken.agreed_s, fetched, now)
+        facts = StepFacts(step, self.progress.consumed, count, lr, waits, taken.agreed_s, fetched, now)
         holes = [hole for batch in micro_batches for hole in batch.holes]
         self.journal.add(facts, result, holes)
         self.progress.step = step

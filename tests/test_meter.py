@@ -1,5 +1,6 @@
 """What steps are said to take: it adds up to the time that has passed, and the host that all wait for is named."""
 
+import json
 import os
 import signal
 import socket
@@ -10,6 +11,8 @@ from threading import Thread
 
 import pytest
 
+from pipeline.run.directory import RunDirectory
+from pipeline.run.measured import measured
 from pipeline.run.metrics import read_lines
 from pipeline.run.slow_host import STREAK, SlowHosts, slow_host
 from tests.datasets import make_dataset
@@ -107,6 +110,15 @@ def flush(**seconds: float) -> dict:
 def test_who_is_slow(flushes: list[dict], host: str | None) -> None:
     found = slow_host(flushes)
     assert (found and found.host) == host
+
+
+@pytest.mark.fast
+def test_status_knows_it_from_the_metrics(tmp_path: Path) -> None:
+    same = {"images_per_s": 64.0, "data_wait_s": 0.1, "attempt": 0, "world_size": 3}
+    lines = [{"step": step, **flush(a=0.3, b=0.3, c=0.42), **same} for step in range(1, STREAK + 1)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = measured(RunDirectory(tmp_path)).slow_host
+    assert found and (found.host, found.own_s, found.median_s, found.others) == ("c", 0.42, 0.3, 2)
 
 
 @pytest.mark.fast
