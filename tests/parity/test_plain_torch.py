@@ -194,6 +194,12 @@ def test_compiled_and_recomputed_blocks_equal_plain_torch(data, tmp_path, zero, 
     assert ten_steps(data, tmp_path, zero, 30, world_size, engine=engine) == [30] * STEPS
 
 
+@pytest.mark.parametrize("zero", ["zero1", "zero2", "zero3"])
+def test_bf16_stays_within_a_band_of_plain_torch_in_fp32(data, tmp_path, zero):
+    """2 % of a loss, 2 % of each tensor's norm. bf16 has 8 bits: one rounding is up to 0.4 %."""
+    ten_steps(data, tmp_path, zero, 30, 2, band=0.02, precision="bf16")
+
+
 SGD = {"name": "sgd", "lr": 0.02}
 MANY = {
     "layer_decay": 0.5,
@@ -216,21 +222,21 @@ def test_sgd_and_many_groups_equal_plain_torch(data, tmp_path, zero, world_size,
     assert ten_steps(data, tmp_path, zero, 30, world_size, optimizer=optimizer) == [30] * STEPS
 
 
-def ten_steps(data, tmp_path, zero, batch_size, world_size, **changes):
-    """How many samples of each step were read."""
+def ten_steps(data, tmp_path, zero, batch_size, world_size, band=1e-5, **changes):
+    """How many samples of each step were read. `band`: relative, of losses and of each tensor's norm."""
     run = run_yaml(tmp_path, data, zero, batch_size, **changes)
     losses, norms, weights, average = plain_torch(load_config(run))
     result, our_weights, our_average = our_engine(run, tmp_path, world_size)
     assert result["stage"] == int(zero[len("zero")])
     assert result["accumulation"] > 1
     assert min(norms) < max(norms) and max(norms) > CLIP, "clipping was not exercised"
-    assert result["losses"] == pytest.approx(losses, rel=1e-5)
-    assert result["norms"] == pytest.approx(norms, rel=1e-4)
+    assert result["losses"] == pytest.approx(losses, rel=band)
+    assert result["norms"] == pytest.approx(norms, rel=10 * band)
     initial = starting_point(load_config(run), 5).state_dict()
     for ours, theirs in ((our_weights, weights), (our_average, average)):
         assert ours.keys() == theirs.keys()
         for name, expected in theirs.items():
             assert not torch.equal(expected, initial[name]), f"{name} was not trained"
             for part, (a, b) in comparable(name, ours[name], expected).items():
-                assert torch.linalg.vector_norm(a - b) <= 1e-5 * torch.linalg.vector_norm(b), part
+                assert torch.linalg.vector_norm(a - b) <= band * torch.linalg.vector_norm(b), part
     return result["read"]
