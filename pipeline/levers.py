@@ -19,6 +19,7 @@ from pipeline.launch.template import zero_template
 from pipeline.models.vit import ViT
 
 _COMPILERS: Final = ("cc", "gcc", "clang", "g++")
+_COMPILED_AT_MOST: Final = 64
 
 
 def pull_levers(config: Config, model: nn.Module, ranks: int, accumulation: int, micro_batch: int) -> list[str]:
@@ -61,6 +62,8 @@ def _compile(config: Config, model: nn.Module) -> list[str]:
             raise UsageError(f"engine.compile: {why}")
         return [f"blocks are not compiled: {why}"]
     assert isinstance(model, ViT)
+    # Training and evaluation, each size of images, with and without stochastic depth: beyond 8 torch would not compile.
+    torch._dynamo.config.recompile_limit = _COMPILED_AT_MOST
     for block in model.blocks:
         block.compile(dynamic=False)
     return ["blocks are compiled, in the first steps"]

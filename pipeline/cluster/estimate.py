@@ -50,7 +50,8 @@ def estimate(
     """
     steps = None if total_steps is None else max(0, total_steps - done)
     step_s, hours_from = _step(plan, measured, ranks, has_gpus)
-    hours = None if steps is None or step_s is None else steps * step_s / 3600
+    alike = steps if plan is None or measured.step_s is None else plan.length.steps_left(done)
+    hours = None if alike is None or step_s is None else alike * step_s / 3600
     lead_s, lead_from = _lead(plan, measured, step_s, nodes)
     chain, chain_from = _chain(hours, limit_s, asked_chain)
     return Estimate(steps, total_steps, hours, hours_from, lead_s, lead_from, chain, chain_from)

@@ -44,6 +44,16 @@ class Length:
         """Of a rank, where images are smallest."""
         return max(phase.images_per_s for phase in self.phases)
 
+    def steps_left(self, done: int) -> float:
+        """After so many, in steps that take as long as the last one."""
+        left, behind, last = 0.0, 0, self.phases[0]
+        for phase in self.phases:
+            if behind < done:
+                last = phase
+            left += max(0, behind + phase.steps - max(done, behind)) / phase.images_per_s
+            behind += phase.steps
+        return left * last.images_per_s
+
 
 def length_of(config: Config, classes: int, samples: int, feed: TrainFeed, machines: Machines) -> Length:
     """Of a run on so many samples."""
