@@ -49,7 +49,7 @@ def gpu_memory(
         return None
     vit, size = vit_config(config, classes), element_bytes(config)
     depth, asked = vit.variant.depth, config.engine.activation_checkpointing
-    buffers = _buffers(config, states.parameters)
+    buffers = _buffers(config, states.parameters, ranks)
     update = (4 + size) * -(-states.parameters // ranks)
 
     def with_(recomputed: int) -> GpuMemory:
@@ -63,13 +63,13 @@ def gpu_memory(
     return next((each for each in map(with_, range(depth)) if each.fits(capacity)), with_(depth))
 
 
-def _buffers(config: Config, parameters: int) -> int:
-    """Two buckets where reducing overlaps with backward; at stage 3 also whole weights, gathered."""
+def _buffers(config: Config, parameters: int, ranks: int) -> int:
+    """Two buckets where reducing overlaps with backward, as engine.py has it; at stage 3 also whole weights, gathered."""
     zero, size = zero_template(config)["zero_optimization"], element_bytes(config)
     stage = zero.get("stage", 0)
     if stage == 0:
         return size * min(parameters, _REDUCED_AT_ONCE)
-    buckets = 2 if zero.get("overlap_comm", stage == 3) else 1
+    buckets = 2 if zero.get("overlap_comm", stage == 3) and (ranks > 1 or stage == 3) else 1
     elements = buckets * min(parameters, zero.get("reduce_bucket_size", _REDUCED_AT_ONCE))
     if stage == 3:
         elements += min(parameters, zero.get("stage3_max_live_parameters", _MAX_LIVE))
