@@ -64,7 +64,7 @@ def gpu_memory(
 
 
 def _buffers(config: Config, parameters: int, ranks: int) -> int:
-    """Two buckets where reducing overlaps with backward, as engine.py has it; at stage 3 also whole weights, gathered."""
+    """Two buckets where reducing overlaps with backward (as in engine.py); at stage 3 also whole weights, gathered."""
     zero, size = zero_template(config)["zero_optimization"], element_bytes(config)
     stage = zero.get("stage", 0)
     if stage == 0:
