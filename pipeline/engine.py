@@ -7,8 +7,9 @@ run's YAML alone, so the two cannot disagree.
 import logging
 import os
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -22,6 +23,8 @@ from pipeline.models.foreign import build_foreign
 from pipeline.models.vit import ViT
 from pipeline.optim.finite import trust_the_device, watch
 from pipeline.optim.groups import group, parameter_groups, shapes_of, table
+
+_NO_DYNAMO: Final = "TORCHDYNAMO_DISABLE"  # torch.compile then leaves everything as it is
 
 
 def deepspeed_config(config: Config, micro_batch: int, accumulation: int, world_size: int) -> dict[str, Any]:
@@ -96,14 +99,26 @@ def import_deepspeed() -> Any:
     """DeepSpeed, quiet, and without compiling anything: its shared-memory op would be built at every first run."""
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
-    # Of what it decorates with torch.compile (its Muon), we use nothing; undecorated, a start is a second shorter.
-    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed's own calls
-    import deepspeed
-    import deepspeed.ops
+    with _undecorated():
+        import deepspeed
+        import deepspeed.ops
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     trust_the_device()
     deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}  # in place of a probe that runs compilers
     return deepspeed
+
+
+@contextmanager
+def _undecorated() -> Iterator[None]:
+    """Within it torch.compile does nothing. DeepSpeed decorates its Muon, of which we use nothing: a second less."""
+    was = os.environ.get(_NO_DYNAMO)
+    os.environ[_NO_DYNAMO] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[_NO_DYNAMO]
+        if was is not None:
+            os.environ[_NO_DYNAMO] = was

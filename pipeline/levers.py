@@ -64,6 +64,7 @@ def _compile(config: Config, model: nn.Module) -> list[str]:
     assert isinstance(model, ViT)
     # Training and evaluation, each size of images, with and without stochastic depth: beyond 8 torch would not compile.
     torch._dynamo.config.recompile_limit = _COMPILED_AT_MOST
+    torch._dynamo.config.disable = False  # it may have been imported along with DeepSpeed (engine.py)
     for block in model.blocks:
         block.compile(dynamic=False)
     return ["blocks are compiled, in the first steps"]
@@ -74,6 +75,8 @@ def _why_not_compiled(config: Config, model: nn.Module) -> str | None:
         return f"{config.model.name} is a model of transformers; only our own ViT's blocks are"
     if zero_template(config)["zero_optimization"].get("stage", 0) == 3:
         return "at ZeRO stage 3 weights are gathered inside of them; take zero1 or zero2"
+    if os.environ.get("TORCHDYNAMO_DISABLE") == "1":
+        return "TORCHDYNAMO_DISABLE is set"
     compiler = os.environ.get("CC")
     if not any(map(shutil.which, [compiler] if compiler else _COMPILERS)):
         return f"no C compiler is here, which torch.compile needs: install one ({', '.join(_COMPILERS)}), or set CC"

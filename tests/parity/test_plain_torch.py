@@ -229,6 +229,7 @@ def ten_steps(data, tmp_path, zero, batch_size, world_size, band=1e-5, **changes
     result, our_weights, our_average = our_engine(run, tmp_path, world_size)
     assert result["stage"] == int(zero[len("zero")])
     assert result["accumulation"] > 1
+    assert bool(result["graphs"]) == bool(changes.get("engine", {}).get("compile")), "blocks are compiled if asked for"
     assert min(norms) < max(norms) and max(norms) > CLIP, "clipping was not exercised"
     assert result["losses"] == pytest.approx(losses, rel=band)
     assert result["norms"] == pytest.approx(norms, rel=10 * band)

@@ -77,7 +77,13 @@ def main(run_yaml: Path, out: Path) -> None:
         assert all(torch.equal(before[name], after[name]) for name in before)
         save_file(after, out / "weights.safetensors")
         save_file(averaged, out / "average.safetensors")
-        shape = {"accumulation": accumulation, "micro_batch": micro_batch, "stage": engine.zero_optimization_stage()}
+        graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        shape = {
+            "graphs": graphs,
+            "accumulation": accumulation,
+            "micro_batch": micro_batch,
+            "stage": engine.zero_optimization_stage(),
+        }
         (out / "losses.json").write_text(json.dumps({"losses": losses, "norms": norms, "read": read} | shape))
     world.close()
 
