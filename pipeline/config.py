@@ -215,6 +215,13 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _falls(self) -> "Config":
+        end, lr = self.schedule.end_lr, self.optimizer.lr
+        if end > lr:
+            raise ValueError(f"schedule.end_lr: {end:g} is above optimizer.lr, {lr:g}: a schedule comes down to it")
+        return self
+
+    @model_validator(mode="after")
     def _noise(self) -> "Config":
         noise = self.regularization
         for key in ("dropout", "drop_path", "patch_dropout"):

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Literal
 
+from pydantic import field_validator
+
 from pipeline.config_tree import Section
 
 
@@ -20,3 +22,10 @@ class Sinks(Section):
 
     tensorboard: bool | Path = False  # true: into RUN/tensorboard
     wandb: Wandb | None = None
+
+    @field_validator("tensorboard", mode="before")
+    @classmethod
+    def _here(cls, folder: object) -> object:
+        if isinstance(folder, str) and "://" in folder:
+            raise ValueError(f"takes true or a folder of this machine, not {folder}")
+        return folder

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -89,7 +90,8 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def explain(error: ValidationError, root: type[BaseModel]) -> str:
     """The first complaint about a tree that should have been a `root`, as one line that names the key."""
-    first = error.errors()[0]
+    found = error.errors()
+    first = found[0]
     loc = [str(part) for part in first["loc"]]
     key = ".".join(loc)
     if first["type"] == "extra_forbidden":
@@ -99,14 +101,27 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
         return f"unknown key {key}; {hint}"
     if first["type"] == "missing":
         return f"missing key {key}"
-    message = first["msg"].removeprefix("Value error, ")
+    message = _in_yaml(first["msg"])
+    names_a_key = len(loc) < 2 or loc[-1].isdigit() or _fields_at(root, loc[:-1])
+    if not names_a_key:  # but the kind of value that it is not, as of all others that it takes
+        key = ".".join(loc[:-1])
+        messages = [_in_yaml(each["msg"]) for each in found if each["loc"][:-1] == first["loc"][:-1]]
+        message = ", or ".join(messages).replace("or Input should be", "or")
     return f"{key}: {message}" if key else message
+
+
+def _in_yaml(message: str) -> str:
+    """pydantic's words as those of who writes YAML."""
+    message = message.removeprefix("Value error, ").replace("a valid tuple", "a list")
+    return re.sub("a valid dictionary or instance of .*", "a section with keys of its own", message)
 
 
 def _fields_at(root: type[BaseModel], loc: list[str]) -> list[str]:
     """Names of the keys that the section at `loc` knows."""
     section: Any = root
     for part in (part for part in loc if not part.isdigit()):  # of a list, its elements
+        if part not in section.model_fields:
+            return []
         annotation = section.model_fields[part].annotation
         section = next((a for a in (annotation, *get_args(annotation)) if hasattr(a, "model_fields")), None)
         if section is None:

@@ -20,6 +20,7 @@ from pipeline.models.vit import ViT
 
 _COMPILERS: Final = ("cc", "gcc", "clang", "g++")
 _COMPILED_AT_MOST: Final = 64
+_SWITCHES: Final = ("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE")  # torch's own
 
 
 def pull_levers(config: Config, model: nn.Module, ranks: int, accumulation: int, micro_batch: int) -> list[str]:
@@ -75,8 +76,8 @@ def _why_not_compiled(config: Config, model: nn.Module) -> str | None:
         return f"{config.model.name} is a model of transformers; only our own ViT's blocks are"
     if zero_template(config)["zero_optimization"].get("stage", 0) == 3:
         return "at ZeRO stage 3 weights are gathered inside of them; take zero1 or zero2"
-    if os.environ.get("TORCHDYNAMO_DISABLE") == "1":
-        return "TORCHDYNAMO_DISABLE is set"
+    if off := next((name for name in _SWITCHES if os.environ.get(name) == "1"), None):
+        return f"{off}=1 is set, with which torch.compile does nothing: unset it"
     compiler = os.environ.get("CC")
     if not any(map(shutil.which, [compiler] if compiler else _COMPILERS)):
         return f"no C compiler is here, which torch.compile needs: install one ({', '.join(_COMPILERS)}), or set CC"

@@ -1,6 +1,6 @@
 """A GPU's memory at the peak of a step, by part, and what has to be recomputed so that it fits. Torch-free."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from pipeline.config import Config
@@ -8,6 +8,7 @@ from pipeline.launch.states import States, element_bytes, model_states
 from pipeline.launch.template import zero_template
 from pipeline.models.activations import activation_bytes
 from pipeline.models.architecture import vit_config
+from pipeline.models.resolution import sizes
 
 USABLE: Final = 0.92  # of a GPU: the rest is the driver's, NCCL's, and what the allocator cannot join
 _REDUCED_AT_ONCE: Final = 500_000_000  # elements, by DeepSpeed without ZeRO
@@ -42,12 +43,13 @@ def gpu_memory(
     """Of a rank of so many. None of a model of transformers, whose activations are not known.
 
     With `engine.activation_checkpointing: auto`, as many blocks are recomputed as a GPU of `capacity` bytes needs; all,
-    if that is not enough; none where the capacity is not known (there is no GPU).
+    if that is not enough; none where the capacity is not known (there is no GPU). Of several image sizes, the largest.
     """
     states = model_states(config, classes, ranks, accumulation)
     if states is None or config.model.foreign is not None:
         return None
-    vit, size = vit_config(config, classes), element_bytes(config)
+    largest = max(sizes(config))
+    vit, size = replace(vit_config(config, classes), image_size=largest), element_bytes(config)
     depth, asked = vit.variant.depth, config.engine.activation_checkpointing
     buffers = _buffers(config, states.parameters, ranks)
     update = (4 + size) * -(-states.parameters // ranks)

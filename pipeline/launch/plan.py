@@ -29,8 +29,10 @@ from pipeline.launch.length import Length, length_of
 from pipeline.launch.machines import Machines
 from pipeline.launch.saving import Saving, saving_of
 from pipeline.launch.states import States, learning, model_states
+from pipeline.launch.template import engine_notes
 from pipeline.models.resolution import sizes
 from pipeline.optim.groups import ParameterGroup
+from pipeline.optim.schedule import schedule_notes
 
 S3_REQUESTS_PER_S: Final = 5500  # GETs of one prefix, as AWS documents
 GOOD_SHUFFLE: Final = 1.1
@@ -114,7 +116,7 @@ class Plan:
     machines: Machines
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"gpu": self.gpu and self.gpu.to_json()}
 
 
 def make_plan(config: Config, corpus: Corpus, machines: Machines) -> Plan:
@@ -151,7 +153,7 @@ def make_plan(config: Config, corpus: Corpus, machines: Machines) -> Plan:
         warnings=(),
         machines=machines,
     )
-    return Plan(**(vars(plan) | {"warnings": tuple(_warnings(plan, corpus))}))
+    return Plan(**(vars(plan) | {"warnings": tuple(_warnings(config, plan, corpus))}))
 
 
 def _parts(corpus: Corpus, order: SampleOrder, total: int) -> tuple[Part, ...]:
@@ -254,8 +256,9 @@ def _traffic(
     )
 
 
-def _warnings(plan: Plan, corpus: Corpus) -> list[str]:
+def _warnings(config: Config, plan: Plan, corpus: Corpus) -> list[str]:
     found = list(gpu_warnings(plan.gpu, plan.choice, plan.machines))
+    found += engine_notes(config, plan.length.accumulation) + schedule_notes(config.schedule, plan.length.steps)
     memory, requests = plan.memory, plan.traffic.requests
     if memory.room < 1:
         found.append(

@@ -48,7 +48,7 @@ def _run(plan: Plan) -> Iterator[str]:
     elif all(phase.images_per_s == ASSUMED_MOST for phase in length.phases):
         guess = f"a guess: so small a model does not keep an {plan.machines.gpu} busy; say yours with --images-per-s"
     guess = f" ({guess})" if length.assumed else ""
-    gpu_hours = f", {length.gpu_hours:,.4g} GPU-hours," if length.gpu_hours >= 1 else ""
+    gpu_hours = f", {_about(length.gpu_hours)} GPU-hours," if length.gpu_hours >= 1 else ""
     yield f"{_time(length.hours * 3600)}{gpu_hours} at {rate}{guess}"
 
 
@@ -60,9 +60,9 @@ def _model(plan: Plan) -> Iterator[str]:
     yield f"{states.parameters:,} parameters"
     if length.flops:
         total = length.flops * length.samples / 1e18
-        sized = [f"{each.flops / 1e9:,.4g} at {each.image_size} px" for each in length.phases if each.flops]
+        sized = [f"{_about(each.flops / 1e9)} at {each.image_size} px" for each in length.phases if each.flops]
         parts = f" ({', '.join(sized)})" if len(sized) > 1 else ""
-        yield f"{length.flops / 1e9:,.4g} GFLOP to train on an image{parts}, {total:,.4g} exaFLOP in all"
+        yield f"{_about(length.flops / 1e9)} GFLOP to train on an image{parts}, {_about(total)} exaFLOP in all"
 
 
 def _gpu(plan: Plan) -> Iterator[str]:
@@ -169,6 +169,11 @@ def _cache(plan: Plan) -> Iterator[str]:
 
 def _many_nodes(plan: Plan) -> bool:
     return plan.volume.epoch_of_node < plan.volume.epoch
+
+
+def _about(number: float) -> str:
+    """To four digits, and never with an exponent: 18,430."""
+    return f"{float(f'{number:.4g}'):,.12g}"
 
 
 def _time(seconds: float) -> str:

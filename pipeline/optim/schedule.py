@@ -31,6 +31,18 @@ def learning_rate(schedule: Schedule, peak: float, step: int, total_steps: int) 
     return end + (rate - end) * left / schedule.cooldown_steps
 
 
+def schedule_notes(schedule: Schedule, total_steps: int) -> list[str]:
+    """What one might not expect of a schedule in a run of so many steps, a line each."""
+    warmup, cooldown = schedule.warmup_steps, schedule.cooldown_steps
+    if warmup > total_steps:
+        why = "the learning rate never gets to optimizer.lr"
+        return [f"schedule.warmup_steps: {warmup:,} are more than the run's {total_steps:,} steps: {why}"]
+    if warmup + cooldown > total_steps:
+        both = f"{warmup:,} warmup_steps and {cooldown:,} cooldown_steps"
+        return [f"schedule: {both} are more than the run's {total_steps:,} steps: it cools down before it is warm"]
+    return []
+
+
 def _before_cooldown(schedule: Schedule, peak: float, step: int, total_steps: int) -> float:
     since = step - schedule.warmup_steps
     if since <= 0:

@@ -7,6 +7,7 @@ from pipeline.data.mosaic.order import LIMITS, MosaicFeed
 from pipeline.launch.preflight import Prepared
 from pipeline.launch.template import engine_notes
 from pipeline.models.resolution import phases, told
+from pipeline.optim.schedule import schedule_notes
 
 
 def introduction(prepared: Prepared, feed: TrainFeed | MosaicFeed, ranks: int, total_steps: int) -> Iterator[str]:
@@ -16,6 +17,7 @@ def introduction(prepared: Prepared, feed: TrainFeed | MosaicFeed, ranks: int, t
         yield LIMITS
     yield from prepared.notes
     yield from engine_notes(config, feed.accumulation)
+    yield from schedule_notes(config.schedule, total_steps)
     done = total_steps - feed.steps
     sizes = told(phases(config, total_steps, done), done)
     each = f"{feed.accumulation} x {feed.batch} each"

@@ -36,6 +36,14 @@ def test_without_a_gpu_nothing_is_recomputed_unless_asked(tmp_path: Path) -> Non
     assert gpu_memory(half, 1000, 1, 1, 64, None).recomputed == 16
 
 
+def test_of_several_image_sizes_the_largest_has_to_fit(tmp_path: Path) -> None:
+    small, large, both = (
+        gpu_memory(config_of(tmp_path, resolution=sizes), 1000, 8, 1, 64, None).activations
+        for sizes in ([{"image_size": 112, "until": 0.5}], [{"image_size": 448, "until": 0.5}], [])
+    )
+    assert small == both and large > 3 * both
+
+
 @pytest.mark.parametrize("zero", ["zero1", "zero2", "zero3", "zero3_offload"])
 def test_the_peak_is_states_and_activations_or_the_update(zero: str, tmp_path: Path) -> None:
     config = config_of(tmp_path, zero=zero)

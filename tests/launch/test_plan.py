@@ -22,7 +22,7 @@ from pipeline.dataset.location import Location
 from pipeline.dataset.manifest import Manifest, Shard
 from pipeline.launch.machines import ASSUMED_MOST, Machines
 from pipeline.launch.plan import Plan, make_plan
-from pipeline.launch.plan_lines import as_lines
+from pipeline.launch.plan_lines import _about, as_lines
 from pipeline.launch.saving import Saving
 from tests.datasets import make_dataset, photo_entry, write_dataset
 from tests.remote import connected
@@ -48,7 +48,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(tmp_path: Path) -> Path:
     """A run on few samples."""
     make_dataset(tmp_path / "data", 100)
-    return write_run(tmp_path / "run.yaml", tmp_path / "data", epochs=1)
+    return write_run(tmp_path / "run.yaml", tmp_path / "data", epochs=1, schedule={"warmup_steps": 0})
 
 
 def windows_of(config: Config, corpus: Corpus, world_size: int, reader: Reader) -> tuple[TrainFeed, list[float]]:
@@ -182,6 +182,10 @@ def test_a_large_run(tmp_path: Path) -> None:
     assert faster.hours == pytest.approx(length.hours * 0.4 / 0.5) and faster.gpu_hours == 64 * faster.hours
     crowded = plan_of(tmp_path, corpus, Machines(1, 1, None, None, "A100-40GB"), precision="bf16", micro_batch_size=128)
     assert crowded.choice and crowded.choice.memory.recomputed and "blocks recomputed" in "\n".join(as_lines(crowded))
+    summed = plan_of(tmp_path, corpus, Machines(1, 8, None, None), precision="bf16", micro_batch_size=64)
+    assert any("zero1 adds 8 micro-batches up in bf16" in warning for warning in summed.warnings)
+    assert summed.to_json()["gpu"]["peak"] == summed.gpu.peak
+    assert _about(18_433.2) == "18,430" and _about(0.085224) == "0.08522"
     hopeless = plan_of(
         tmp_path, corpus, Machines(1, 1, None, None, "A100-40GB"), micro_batch_size=2048, batch_size=2048
     )

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import Schedule
-from pipeline.optim.schedule import learning_rate
+from pipeline.optim.schedule import learning_rate, schedule_notes
 
 pytestmark = pytest.mark.fast
 NAMES = st.sampled_from(["linear", "cosine", "constant", "rsqrt"])
@@ -116,6 +116,13 @@ def test_the_schedule_of_vit_g() -> None:
     assert at[975_000] == pytest.approx(8e-4 / math.sqrt(97.5) / 2)
     longer = learning_rate(schedule, 8e-4, 940_000, 2_000_000)
     assert longer == learning_rate(schedule, 8e-4, 940_000, 1_000_000), "a longer run repeats only its cool-down"
+
+
+def test_a_warm_up_or_cool_down_that_does_not_fit_the_run_is_said() -> None:
+    fits = Schedule(name="rsqrt", warmup_steps=60, cooldown_steps=40)
+    assert schedule_notes(fits, 100) == []
+    assert "cools down before it is warm" in schedule_notes(fits, 99)[0]
+    assert "60 are more than the run's 59 steps" in schedule_notes(fits, 59)[0]
 
 
 def test_a_cool_down_ends_at_end_lr_and_never_goes_up() -> None:
