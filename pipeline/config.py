@@ -233,6 +233,13 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _levers(self) -> "Config":
+        for key, value in self.engine:
+            if self.model.foreign is not None and value != "auto" and value:
+                raise ValueError(f"engine.{key}: is of our own ViT's blocks, not of {self.model.name}: leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _sizes(self) -> "Config":
         if self.resolution and self.model.foreign is not None:
             raise ValueError(f"resolution: is of our own ViT; {self.model.name} is trained at one size: leave it out")

@@ -55,7 +55,8 @@ def choose(
     """None where the memory of the model is not known."""
     choice = None
     for zero, recomputes in _IN_ORDER:
-        engine = config.engine.model_copy(update={"activation_checkpointing": "auto" if recomputes else 0.0})
+        levers = {"compile": "auto", "activation_checkpointing": "auto" if recomputes else 0.0}
+        engine = config.engine.model_copy(update=levers)
         asked = config.model_copy(update={"zero": zero, "engine": engine})
         memory = gpu_memory(asked, classes, ranks, accumulation, micro_batch, capacity)
         if memory is None:

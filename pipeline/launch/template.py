@@ -80,6 +80,8 @@ def zero_template(config: Config) -> dict[str, Any]:
         raise UsageError(f"{path}: ZeRO stage {stage} is not available; take zero0, zero1, zero2 or zero3")
     if "offload_optimizer" in zero:
         _check_offload(path, zero["offload_optimizer"], stage)
+    if stage == 3 and config.engine.compile is True:
+        raise UsageError("engine.compile: at ZeRO stage 3 weights are gathered inside of blocks; take zero1 or zero2")
     if stage == 0 and config.precision == "bf16":
         raise UsageError("zero: zero0 goes with precision: fp32 only (DeepSpeed steps once on nothing); take zero1")
     return template

@@ -186,9 +186,8 @@ def test_a_large_run(tmp_path: Path) -> None:
     assert any("zero1 adds 8 micro-batches up in bf16" in warning for warning in summed.warnings)
     assert summed.to_json()["gpu"]["peak"] == summed.gpu.peak
     assert _about(18_433.2) == "18,430" and _about(0.085224) == "0.08522"
-    hopeless = plan_of(
-        tmp_path, corpus, Machines(1, 1, None, None, "A100-40GB"), micro_batch_size=2048, batch_size=2048
-    )
+    too_much = {"micro_batch_size": 2048, "batch_size": 2048, "engine": {"compile": True}}  # zero3 is tried, too
+    hopeless = plan_of(tmp_path, corpus, Machines(1, 1, None, None, "A100-40GB"), **too_much)
     assert any("no template makes it fit" in warning for warning in hopeless.warnings)
 
 
