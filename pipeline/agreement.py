@@ -57,8 +57,9 @@ class Agreement:
         Raises:
             Stopping: on all ranks alike.
         """
-        micro_batches, waits_s, rows = [], [], torch.zeros(accounts, ROW, dtype=torch.int64)
-        off = False
+        micro_batches, waits_s = [], []
+        ballot = torch.zeros(1 + accounts * ROW, dtype=torch.int64)  # who wants to stop, then the rows
+        rows, off = ballot[1:].view(accounts, ROW), False
         try:
             for _ in range(number):
                 began = time.perf_counter()
@@ -69,13 +70,13 @@ class Agreement:
             off = True
         if off or self._stop.asked(step):
             self._world.raise_flag()
-            off = True
+            ballot[0] = 1
         began = time.perf_counter()
         with self._stop.heart.waiting():
-            ballot = self._world.total(torch.cat([torch.tensor([int(off)]), rows.flatten()]))
+            self._world.total(ballot)
         if ballot[0]:
             raise Stopping
-        return Taken(micro_batches, waits_s, ballot[1:].view(accounts, ROW), time.perf_counter() - began)
+        return Taken(micro_batches, waits_s, rows, time.perf_counter() - began)
 
     def each(self, loader: Iterator[MicroBatch], items: int, step: int) -> Iterator[MicroBatch]:
         """An evaluation's micro-batches, of which all ranks have as many. Raises Stopping, on all ranks alike."""

@@ -5,10 +5,10 @@ makes the same rows of every item: with the order's lanes, that is the same lane
 itself. Workers and threads change the speed and nothing else.
 """
 
+import select
 import time
 from collections import deque
 from collections.abc import Iterator
-from multiprocessing.connection import wait
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from pipeline.data.part import Part
 from pipeline.data.recipe import Recipe
 from pipeline.data.ring import Ring, Shape, Slot
 from pipeline.dataset.errors import WorkFailed
-from pipeline.dataset.keys import as_int64
 from pipeline.dataset.remote.traffic import Fetched
 
 STALL_S = 3600.0  # workers give up on a storage long before: one that says nothing for so long has stopped
@@ -118,7 +117,7 @@ class Loader:
 
     def _gather(self, item: int, parts: list[Part]) -> MicroBatch:
         slot, batch = self._ring.slot(item), self.feed.batch
-        rows = np.array([[[as_int64(n) for n in row] for row in part.rows] for part in parts], np.int64).sum(axis=0)
+        rows = np.array([part.rows for part in parts], np.uint64).sum(axis=0).view(np.int64)  # modulo 2**64
         holes = [(Account(part, epoch), hole) for each in parts for part, epoch, hole in each.holes]
         slowest = max(parts, key=lambda part: part.read_s + part.decode_s)
         return MicroBatch(
@@ -178,10 +177,15 @@ class Crew:
         self._children: list[nursery.Child] = []
         self._answers: list[deque[Part]] = [deque() for _ in range(workers)]
         self._allowed = 0
+        self._poll = select.poll()  # made once: multiprocessing's `wait` makes one for every call
+        self._numbers: dict[int, int] = {}  # file descriptor -> worker
         self.waited_s = 0.0  # for the last item; what lies there already is not waited for
         for number in range(workers):
-            self._children.append(nursery.bear(ring.fd))
-            worker.Birth(recipe, number, workers, ring.shape).tell(self._children[-1].connection)
+            child = nursery.bear(ring.fd)
+            self._children.append(child)
+            self._poll.register(child.connection, select.POLLIN)
+            self._numbers[child.connection.fileno()] = number
+            worker.Birth(recipe, number, workers, ring.shape).tell(child.connection)
 
     def allow(self, items: int) -> None:
         """Items up to this number may be made: their slots are free."""
@@ -198,19 +202,17 @@ class Crew:
         """What all workers say of an item; waits for them. Raises GaveUp."""
         deadline, self.waited_s = time.monotonic() + STALL_S, 0.0
         while missing := [n for n, answers in enumerate(self._answers) if not answers]:
-            waited_for = [self._children[n].connection for n in missing]
-            ready = wait(waited_for, timeout=0)
+            ready = self._poll.poll(0)
             if not ready:
                 began = time.monotonic()
-                ready = wait(waited_for, timeout=LOOK_S)
+                ready = self._poll.poll(LOOK_S * 1000)
                 self.waited_s += time.monotonic() - began
             if not ready and self._give_up():
                 raise GaveUp
             if not ready and time.monotonic() >= deadline:
                 raise WorkFailed(f"loader workers {missing} have not answered for {STALL_S:.0f} s", cause="hang")
-            for number in missing:
-                if self._children[number].connection in ready:
-                    self._receive(number)
+            for fd, _ in ready:
+                self._receive(self._numbers[fd])
         return [answers.popleft() for answers in self._answers]
 
     def close(self) -> None:

@@ -65,10 +65,17 @@ class Ring:
         if fd is None:
             os.ftruncate(self.fd, max(shape.bytes, mmap.PAGESIZE))
         self.memory = mmap.mmap(self.fd, max(shape.bytes, mmap.PAGESIZE))
+        self._slots: dict[int, Slot] = {}  # those that were used: making one anew takes longer than all else of a take
 
     def slot(self, number: int) -> Slot:
         """The arrays of a slot; they stay valid as long as anything refers to them."""
-        shape, at = self.shape, number % self.shape.slots * self.shape.slot_bytes
+        place = number % self.shape.slots
+        if place not in self._slots:
+            self._slots[place] = self._slot(place)
+        return self._slots[place]
+
+    def _slot(self, place: int) -> Slot:
+        shape, at = self.shape, place * self.shape.slot_bytes
 
         def array(dtype: type, *lengths: int) -> np.ndarray:
             nonlocal at
