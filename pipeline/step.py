@@ -31,7 +31,7 @@ class StepResult:
     """What a step leaves behind until the next flush, its floats on the device."""
 
     loss_sum: Tensor  # float32 []: this rank's sum over its samples
-    grad_norm: Tensor  # float32 []: of the global gradient, before clipping; not finite: the step was not applied
+    grad_norm: Tensor  # float32 []: of the global gradient, before clipping; to be judged (optim/finite.py)
     rows: Tensor  # int64 [accounts touched, ROW]: the global batch's ledger rows; on the CPU
 
 
@@ -50,10 +50,10 @@ def train_step(
     `rows`, int64 [accounts touched, ROW] on the CPU, are the ledger's of the global batch. `mark` is told where a
     forward pass ends; what comes after it, the engine tells the same clock.
     """
-    real = max(1, int(rows[:, READ].sum()))
+    real = max(1, sum(row[READ] for row in rows.tolist()))
     set_learning_rate(engine.optimizer.param_groups, lr)
 
-    loss_sum = torch.zeros((), device=world.device)
+    shares = []
     for micro, batch in enumerate(micro_batches):
         seed_dropout(config, step, micro, world.rank)
         images = mix_images(batch.images, batch.mix) if batch.mix else batch.images
@@ -66,7 +66,7 @@ def train_step(
         mark("forward")
         engine.set_gradient_accumulation_boundary(micro == len(micro_batches) - 1)
         engine.backward(share * (world.size / real), scale_wrt_gas=False)
-        loss_sum += share.detach()
+        shares.append(share.detach())
         if micro < len(micro_batches) - 1:
             engine.step()
     grad_norm = _norm_without_zero(engine)
@@ -75,7 +75,7 @@ def train_step(
     engine.step()
     if grad_norm is None:
         grad_norm = torch.as_tensor(engine.get_global_grad_norm(), dtype=torch.float32, device=world.device)
-    return StepResult(loss_sum, finite.judged(grad_norm), rows)
+    return StepResult(shares[0] if len(shares) == 1 else torch.stack(shares).sum(), grad_norm, rows)
 
 
 def model_dtype(config: Config) -> torch.dtype:

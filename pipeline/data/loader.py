@@ -23,6 +23,7 @@ from pipeline.data.part import Part
 from pipeline.data.recipe import Recipe
 from pipeline.data.ring import Ring, Shape, Slot
 from pipeline.dataset.errors import WorkFailed
+from pipeline.dataset.keys import as_int64
 from pipeline.dataset.remote.traffic import Fetched
 
 STALL_S = 3600.0  # workers give up on a storage long before: one that says nothing for so long has stopped
@@ -117,14 +118,15 @@ class Loader:
 
     def _gather(self, item: int, parts: list[Part]) -> MicroBatch:
         slot, batch = self._ring.slot(item), self.feed.batch
-        rows = np.array([part.rows for part in parts], np.uint64).sum(axis=0).view(np.int64)  # modulo 2**64
+        everyones = zip(*(part.rows for part in parts), strict=True)  # of each account
+        rows = [[as_int64(sum(column)) for column in zip(*each, strict=True)] for each in everyones]
         holes = [(Account(part, epoch), hole) for each in parts for part, epoch, hole in each.holes]
         slowest = max(parts, key=lambda part: part.read_s + part.decode_s)
         return MicroBatch(
             images=torch.from_numpy(slot.images),
             labels=torch.from_numpy(slot.labels),
             weights=torch.from_numpy(slot.weights[:batch]),
-            rows=torch.from_numpy(rows),
+            rows=torch.tensor(rows),
             holes=holes,
             times=StageTimes(slowest.read_s, slowest.decode_s, images=sum(part.images for part in parts)),
             fetched=Fetched.total(part.fetched for part in parts),

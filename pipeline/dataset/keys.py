@@ -8,7 +8,6 @@ commutes, so ranks and workers may add in any order, and one sample too many or 
 import re
 from collections.abc import Iterable
 
-import numpy as np
 import xxhash
 
 KEY_DIGITS = 24
@@ -74,7 +73,8 @@ def hex64(value: int) -> str:
 
 def as_int64(value: int) -> int:
     """The two's complement reading of a 64-bit hash: tensors add int64 modulo 2**64 just as well."""
-    return int(np.uint64(value & MASK64).astype(np.int64))
+    value &= MASK64
+    return value - 2**64 if value >> 63 else value
 
 
 def from_int64(value: int) -> int:

@@ -46,7 +46,7 @@ def mark(engine: Any, norm: Tensor) -> None:
 
 
 def judged(norm: Tensor) -> Tensor:
-    """float32 []: a global gradient's norm, infinite where its square is no float32; not finite: not applied."""
+    """float32 of any shape: global gradients' norms, infinite where a square is no float32; not finite: not applied."""
     norm = torch.as_tensor(norm, dtype=torch.float32)
     return norm.masked_fill(norm.square().isinf(), torch.inf)
 

@@ -134,7 +134,7 @@ class Heart:
         self._file: int | None = None
         self._path: Path | None = None
         self._lock = threading.Lock()
-        self._changed = threading.Event()
+        self._changed = False
 
     def start(self, attempt: Path) -> None:
         """Beats from now on, into the attempt's folder. Once it does, it goes on as it is."""
@@ -152,20 +152,20 @@ class Heart:
             self._phase, self._since, self._waited_s = phase, now, 0.0
             self._step = self._step if step is None else step
             self._entered += 1
-        self._changed.set()
+        self._changed = True
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Meanwhile the rank waits for the others: it is not the one that holds them up."""
         self._waits_since = time.monotonic()
-        self._changed.set()
+        self._changed = True
         try:
             yield
         finally:
             with self._lock:
                 self._waited_s += time.monotonic() - self._waits_since
                 self._waits_since = None
-            self._changed.set()
+            self._changed = True
 
     def close(self) -> None:
         """The last beat, which says that it is the last."""
@@ -175,11 +175,12 @@ class Heart:
             self._write()
 
     def _live(self) -> None:
+        last = time.monotonic()
         while not self._ended:
-            if self._changed.wait(BEAT_S):
-                time.sleep(_SOONEST_S)
-                self._changed.clear()  # what changed meanwhile is in this line
-            self._write()
+            time.sleep(_SOONEST_S)  # and looks: to be woken would cost the step that does it more than all else here
+            if self._changed or time.monotonic() - last >= BEAT_S:
+                self._changed, last = False, time.monotonic()  # what changes from now on is in the next line
+                self._write()
 
     def _now(self) -> Beat:
         with self._lock:

@@ -23,6 +23,7 @@ from pipeline.dataset.remote.traffic import Fetched
 from pipeline.distributed import World
 from pipeline.meter import Meter
 from pipeline.models.mfu import Utilisation
+from pipeline.optim.finite import judged
 from pipeline.run.afar import Afar, columns
 from pipeline.run.directory import RunDirectory
 from pipeline.run.holes import Holes, hole_line, short
@@ -182,7 +183,7 @@ class Journal:
         """The pending steps as lines of metrics.jsonl; their rows go into the ledger."""
         results = [result for _, result in self.pending]
         losses = self.world.all_reduce(torch.stack([result.loss_sum for result in results])).tolist()
-        norms = torch.stack([result.grad_norm for result in results]).tolist()
+        norms = judged(torch.stack([result.grad_norm for result in results])).tolist()
         all_rows = iter(torch.cat([result.rows for result in results]).tolist())
         parts, of_flush = self.meter.read([facts.agreed_s for facts, _ in self.pending])
         lines = []
