@@ -59,7 +59,7 @@ LOG_EVERY: Final = 20  # the default
 PHOTOS: Final = 4000
 SIZES: Final = {  # model, batch, and which part of the rounds is enough
     "tiny": ({"name": "vit-ti/8", "image_size": 32, "depth": 2, "width": 64, "heads": 2, "mlp_dim": 128}, 64, 1),
-    "usual": ({"name": "vit-ti/16", "image_size": 224}, 4, 5),
+    "usual": ({"name": "vit-ti/16", "image_size": 224}, 2, 5),
 }
 
 
@@ -188,7 +188,8 @@ class Ours(train.Trainer):
 
     rounds = 0
 
-    def _loop(self) -> None:
+    def _build(self, checkpoint: Any) -> None:
+        super()._build(checkpoint)
         side, batch = self.config.model.image_size, self.config.batch_size
         random_numbers = torch.Generator().manual_seed(0)
         images = torch.randint(256, (batch, side, side, 3), generator=random_numbers, dtype=torch.uint8)
@@ -199,6 +200,8 @@ class Ours(train.Trainer):
         self.others = {name: make(self.config, images, labels) for name, make in others.items()}
         self.turns = in_turns(["ours", *others], self.rounds)
         self.spent, self.flushes = Spent(), Spent()
+
+    def _loop(self) -> None:
         self._make_ahead()
         self._others_turns()
         super()._loop()
