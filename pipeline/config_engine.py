@@ -1,4 +1,4 @@
-"""`engine`: how a model is computed. Torch-free. What comes out of it differs in rounding only."""
+"""`engine`: how a model is computed. Torch-free. What comes out of it differs in rounding and, compiled, in noise."""
 
 from typing import Annotated, Literal
 

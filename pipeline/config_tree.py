@@ -49,7 +49,8 @@ def _read_tree(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(path.read_text())
     except OSError as error:
-        raise UsageError(f"{path}: {os.strerror(error.errno or 0)}") from None
+        preset = f"; it is a preset: write a file with extends: {path} in it" if str(path) in preset_names() else ""
+        raise UsageError(f"{path}: {os.strerror(error.errno or 0)}{preset}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" in line {where.line + 1}" if where else ""

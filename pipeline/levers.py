@@ -1,4 +1,5 @@
-"""`engine`: how the blocks of a model are computed. What comes out differs in rounding only.
+"""`engine`: how the blocks of a model are computed. What comes out differs in rounding only, and in the noise that
+compiled blocks draw: keyed by the same seed, but from a generator of the compiler's own.
 
 Compiled, block by block: all blocks are alike, so that one is compiled for all (torch's "regional compilation"), in
 seconds, and the elementwise parts between matrix products become one kernel each. Recomputed: a block keeps only its

@@ -299,7 +299,8 @@ def test_a_wrong_configuration_is_one_line(tmp_path: Path, text: str | bytes, pa
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    for path, part in ((tmp_path / "none.yaml", "No such file"), (tmp_path, "Is a directory")):
+    preset = (Path("vit-h14-jft300m"), "it is a preset: write a file with extends: vit-h14-jft300m")
+    for path, part in ((tmp_path / "none.yaml", "No such file"), (tmp_path, "Is a directory"), preset):
         with pytest.raises(UsageError, match=part) as caught:
             load_config(path)
         assert str(path) in str(caught.value)
