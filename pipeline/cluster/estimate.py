@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+from pipeline.launch.length import SizedPhase
 from pipeline.launch.machines import DEFAULT_GPU, DEFAULT_MFU
 from pipeline.launch.plan import Plan
 from pipeline.run.measured import Measured
@@ -49,23 +50,26 @@ def estimate(
         asked_chain: jobs that the user wants.
     """
     steps = None if total_steps is None else max(0, total_steps - done)
-    step_s, hours_from = _step(plan, measured, ranks, has_gpus)
-    alike = steps if plan is None or measured.step_s is None else plan.length.steps_left(done)
+    last = None if plan is None else plan.length.at(done, total_steps or plan.length.steps)
+    step_s, hours_from = _step(plan, last, measured, ranks, has_gpus)
+    alike = steps if plan is None or total_steps is None else plan.length.steps_left(done, total_steps)
     hours = None if alike is None or step_s is None else alike * step_s / 3600
     lead_s, lead_from = _lead(plan, measured, step_s, nodes)
     chain, chain_from = _chain(hours, limit_s, asked_chain)
     return Estimate(steps, total_steps, hours, hours_from, lead_s, lead_from, chain, chain_from)
 
 
-def _step(plan: Plan | None, measured: Measured, ranks: int, has_gpus: bool) -> tuple[float | None, str]:
-    """Seconds of a step, as far as anything is known."""
+def _step(
+    plan: Plan | None, last: SizedPhase | None, measured: Measured, ranks: int, has_gpus: bool
+) -> tuple[float | None, str]:
+    """Seconds of a step of the size of the last one, as far as anything is known."""
     if measured.step_s is not None and measured.world_size == ranks:
         return measured.step_s, f"measured in attempt {measured.attempt}"
-    if plan is None:
+    if plan is None or last is None:
         return None, "the data is not there yet"
     if not has_gpus:
         return None, "nobody knows how fast these machines are before the first start"
-    rate = plan.length.images_per_s * plan.length.ranks
+    rate = last.images_per_s * plan.length.ranks
     return plan.length.batch_size / rate, f"at {DEFAULT_MFU:.0%} of an {DEFAULT_GPU}'s peak, at most"
 
 

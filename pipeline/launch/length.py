@@ -1,6 +1,7 @@
 """How long a run is, in steps, samples, operations and hours. Arithmetic, torch-free."""
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 from pipeline.config import Config
 from pipeline.data.feed import TrainFeed
@@ -44,15 +45,21 @@ class Length:
         """Of a rank, where images are smallest."""
         return max(phase.images_per_s for phase in self.phases)
 
-    def steps_left(self, done: int) -> float:
-        """After so many, in steps that take as long as the last one."""
-        left, behind, last = 0.0, 0, self.phases[0]
+    def steps_left(self, done: int, total: int) -> float:
+        """Of a run of `total` steps, after so many, in steps that take as long as the last one.
+
+        `total` is another than `steps` where the batch size was another: sizes end at shares of a run's steps.
+        """
+        left, end, last = 0.0, 0.0, self.at(done, total)
         for phase in self.phases:
-            if behind < done:
-                last = phase
-            left += max(0, behind + phase.steps - max(done, behind)) / phase.images_per_s
-            behind += phase.steps
-        return left * last.images_per_s
+            begin, end = end, end + phase.steps * total / self.steps
+            left += max(0.0, end - max(done, begin)) * last.images_per_s / phase.images_per_s
+        return left
+
+    def at(self, done: int, total: int) -> SizedPhase:
+        """To which the last of so many steps belongs; at the start, the first."""
+        ends = accumulate(phase.steps * total / self.steps for phase in self.phases)
+        return next((phase for phase, end in zip(self.phases, ends, strict=True) if done <= end), self.phases[-1])
 
 
 def length_of(config: Config, classes: int, samples: int, feed: TrainFeed, machines: Machines) -> Length:

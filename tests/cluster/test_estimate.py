@@ -1,5 +1,7 @@
 """How many jobs, how early the warning, how many hours: each with its source."""
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from pipeline.cluster.estimate import Estimate, estimate
 from pipeline.cluster.forms import seconds_of
 from pipeline.run.measured import Measured
+from tests.launch.test_length import growing
 
 pytestmark = pytest.mark.fast
 HOUR = 3600
@@ -30,6 +33,14 @@ def test_what_was_measured_counts() -> None:
 def test_another_number_of_ranks_says_nothing_about_this_one() -> None:
     found = of(seen(36.0), ranks=8)
     assert found.hours is None and (found.chain, found.chain_from) == (3, "the least")
+
+
+def test_images_that_grow_count_for_what_they_cost_whether_it_was_measured_or_not() -> None:
+    plan = SimpleNamespace(length=growing(), saving=SimpleNamespace(each=0))  # 90 small steps, 10 large ones
+    measured, planned = (of(seen(36.0), total=100, plan=plan, ranks=ranks) for ranks in (4, 1))
+    assert measured.hours == pytest.approx(1.3)  # 130 small steps
+    assert planned.hours == pytest.approx(130 * 10 / 400 / 3600)  # of 10 images, at 400 a second
+    assert of(seen(36.0), total=100, done=95, plan=plan, ranks=1).hours == pytest.approx(5 * 10 / 100 / 3600)
 
 
 @pytest.mark.parametrize(("step_s", "save_s", "lead"), [(1.0, 2.0, 60), (10.0, 20.0, 120), (100.0, 300.0, 1230)])

@@ -30,4 +30,9 @@ def growing() -> Length:
 
 @pytest.mark.parametrize(("done", "left"), [(0, 130.0), (50, 80.0), (90, 40.0), (91, 9.0), (100, 0.0), (120, 0.0)])
 def test_what_is_left_counts_in_steps_as_long_as_the_last_one(done: int, left: float) -> None:
-    assert growing().steps_left(done) == pytest.approx(left)
+    assert growing().steps_left(done, 100) == pytest.approx(left)
+
+
+def test_of_a_run_that_is_longer_since_its_batches_were_smaller() -> None:
+    assert growing().steps_left(0, 200) == pytest.approx(260) and growing().steps_left(180, 200) == pytest.approx(80)
+    assert [growing().at(done, 200).image_size for done in (0, 180, 181, 300)] == [112, 112, 224, 224]
