@@ -344,7 +344,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         make_data(Path(scratch))
         for size in options.sizes:
-            rounds = options.rounds // SIZES[size][2] // LOG_EVERY * LOG_EVERY
+            rounds = max(1, options.rounds // SIZES[size][2] // LOG_EVERY) * LOG_EVERY
             command = [sys.executable, __file__, "--rounds", str(rounds), "--child", size, scratch]
             subprocess.run(command, check=True, env={"GLOO_SOCKET_IFNAME": "lo"} | os.environ)
 
