@@ -150,7 +150,7 @@ def damaged(data, tmp_path_factory):
         ("zero3_offload", 30, 2),
         ("zero1", 31, 2),
         ("zero2", 29, 3),
-        ("zero3", 29, 3),
+        ("zero3", 29, 4),
     ],
 )
 def test_ten_steps_equal_plain_torch(data, tmp_path, zero, batch_size, world_size):
