@@ -26,7 +26,7 @@ from pipeline.launch.caching import CachePlan, cache_plan
 from pipeline.launch.choice import Choice, choose, gpu_warnings
 from pipeline.launch.gpu_memory import GpuMemory, gpu_memory
 from pipeline.launch.length import Length, length_of
-from pipeline.launch.machines import Machines
+from pipeline.launch.machines import ASSUMED_MOST, Machines
 from pipeline.launch.saving import Saving, saving_of
 from pipeline.launch.states import States, learning, model_states
 from pipeline.launch.template import engine_notes
@@ -259,6 +259,9 @@ def _traffic(
 def _warnings(config: Config, plan: Plan, corpus: Corpus) -> list[str]:
     found = list(gpu_warnings(plan.gpu, plan.choice, plan.machines))
     found += engine_notes(config, plan.length.accumulation) + schedule_notes(config.schedule, plan.length.steps)
+    at_peak = plan.length.assumed and any(phase.images_per_s < ASSUMED_MOST for phase in plan.length.phases)
+    if config.precision == "fp32" and at_peak:
+        found.append("the hours are of a bf16 peak, which precision: fp32 is far from: say --images-per-s")
     memory, requests = plan.memory, plan.traffic.requests
     if memory.room < 1:
         found.append(

@@ -157,7 +157,9 @@ def plan_of(folder: Path, corpus: Corpus, machines: Machines, **overrides: objec
 @pytest.mark.fast
 def test_a_large_run(tmp_path: Path) -> None:
     corpus = imagined(300_000_000)
-    plan = plan_of(tmp_path, corpus, Machines(8, 8, 1000 * GB, None))
+    slow = plan_of(tmp_path, corpus, Machines(8, 8, 1000 * GB, None), precision="fp32")
+    assert ["precision: fp32 is far from" in warning for warning in slow.warnings] == [True]
+    plan = plan_of(tmp_path, corpus, Machines(8, 8, 1000 * GB, None), precision="bf16")
     length, memory = plan.length, plan.memory
     assert length.assumed and 350 < length.images_per_s < 400  # an H100 at 40 %
     assert length.hours == pytest.approx(14 * 300e6 / (64 * length.images_per_s) / 3600)
@@ -247,9 +249,11 @@ def test_a_run_whose_images_grow_is_the_sum_of_its_phases(tmp_path: Path) -> Non
 @pytest.mark.fast
 def test_what_will_be_slow_is_a_warning(tmp_path: Path) -> None:
     corpus, eight = imagined(300_000_000), Machines(1, 8, None, None)
-    (rate,) = plan_of(tmp_path, corpus, Machines(512, 8, None, None), batch_size=4096).warnings
+    (rate,) = plan_of(tmp_path, corpus, Machines(512, 8, None, None), precision="bf16").warnings
     assert "requests/s: S3 answers 5,500 for one prefix; use data.cache" in rate
-    small = plan_of(tmp_path, corpus, eight, batch_size=1024, loader={"memory": "200MB"})
+    small = plan_of(
+        tmp_path, corpus, eight, batch_size=1024, loader={"memory": "200MB"}, precision="bf16", zero="zero2"
+    )
     assert small.memory.room < 0.2
     room = small.warnings[0]
     assert "loader.memory is 200.0 MB" in room and "read one by one" in room
