@@ -26,7 +26,7 @@ from pipeline.launch.caching import CachePlan, cache_plan
 from pipeline.launch.choice import Choice, choose, gpu_warnings
 from pipeline.launch.gpu_memory import GpuMemory, gpu_memory
 from pipeline.launch.length import Length, length_of
-from pipeline.launch.machines import ASSUMED_MOST, Machines
+from pipeline.launch.machines import Machines
 from pipeline.launch.saving import Saving, saving_of
 from pipeline.launch.states import States, learning, model_states
 from pipeline.launch.template import engine_notes
@@ -104,6 +104,7 @@ class Plan:
     choice: Choice | None
     groups: tuple[ParameterGroup, ...]
     zero: str
+    precision: str
     parts: tuple[Part, ...]
     classes: int
     shuffle: float | None  # see forecast.shuffle_quality
@@ -142,6 +143,7 @@ def make_plan(config: Config, corpus: Corpus, machines: Machines) -> Plan:
         choice=choose(*share, feed.batch, capacity),
         groups=learning(config, len(corpus.classes)),
         zero=config.zero,
+        precision=config.precision,
         parts=parts,
         classes=len(corpus.classes),
         shuffle=shuffle_quality(order, len(corpus.classes), config.batch_size),
@@ -259,9 +261,6 @@ def _traffic(
 def _warnings(config: Config, plan: Plan, corpus: Corpus) -> list[str]:
     found = list(gpu_warnings(plan.gpu, plan.choice, plan.machines))
     found += engine_notes(config, plan.length.accumulation) + schedule_notes(config.schedule, plan.length.steps)
-    at_peak = plan.length.assumed and any(phase.images_per_s < ASSUMED_MOST for phase in plan.length.phases)
-    if config.precision == "fp32" and at_peak:
-        found.append("the hours are of a bf16 peak, which precision: fp32 is far from: say --images-per-s")
     memory, requests = plan.memory, plan.traffic.requests
     if memory.room < 1:
         found.append(

@@ -42,7 +42,8 @@ def _run(plan: Plan) -> Iterator[str]:
     if len(length.phases) > 1:
         yield "images of " + ", then ".join(f"{each.image_size} px for {each.steps:,} steps" for each in length.phases)
     rate = f"{length.images_per_s:,.0f} images/s a rank"
-    guess = plan.machines.told if plan.machines.mfu else f"{plan.machines.told}; say yours with --mfu or --images-per-s"
+    guess = plan.machines.told + (", a bf16 one, which fp32 is far from" if plan.precision == "fp32" else "")
+    guess += "" if plan.machines.mfu else "; say yours with --mfu or --images-per-s"
     if length.flops is None:
         guess = "a guess, the most that is assumed: what this model computes is not known here; say --images-per-s"
     elif all(phase.images_per_s == ASSUMED_MOST for phase in length.phases):

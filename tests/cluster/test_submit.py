@@ -52,7 +52,7 @@ def data(tmp_path_factory) -> Path:
 def run(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("VITSTREAM_SITE", str(tmp_path / "site.yaml"))
     (tmp_path / "site.yaml").write_text("")
-    return write_run(tmp_path / "run.yaml", data, slurm=SLURM)
+    return write_run(tmp_path / "run.yaml", data, slurm=SLURM, schedule={"warmup_steps": 0})
 
 
 def order_at(run: Path, folder: str) -> ChainPlan:
