@@ -16,6 +16,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -105,14 +106,21 @@ Strength = Annotated[float, Field(ge=0)]
 
 
 class RandAugment(Section):
+    operations: Literal["paper", "big_vision"] = "paper"  # big_vision: as the AugReg recipes have them
     n: Positive = 2  # operations per image
-    m: Strength = 9.0  # 0 to 10, as in timm and the ViT recipes
+    m: Strength = 9.0  # 0 to 10, as in timm and the ViT recipes; of big_vision 0 to 30, which extrapolates
 
     @field_validator("m")
     @classmethod
-    def _scale(cls, m: float) -> float:
-        if m > 10:
-            raise ValueError(f"takes 0 to 10, not {m:g}; torchvision counts to 30: divide its number by 3")
+    def _scale(cls, m: float, info: ValidationInfo) -> float:
+        if info.data.get("operations") == "big_vision":
+            if m > 30:
+                raise ValueError(f"takes 0 to 30 with big_vision's operations, not {m:g}")
+        elif m > 10:
+            raise ValueError(
+                f"takes 0 to 10, not {m:g}; torchvision counts to 30: divide its number by 3; big_vision beyond 10: "
+                "say operations: big_vision"
+            )
         return m
 
 

@@ -245,9 +245,19 @@ def load_sections() -> dict[str, bool]:
         (SMALL + "augment: {mixup: -0.2}\n", ("augment.mixup", "greater than or equal to 0")),
         (SMALL + "augment: {mixup: .inf}\n", ("augment.mixup", "finite")),
         (SMALL.replace("_size: 8", "_size: 1") + "augment: {cutmix: 1}\n", ("augment: ", "batch_size 1")),
-        (SMALL + "augment: {randaugment: {m: 15}}\n", ("augment.randaugment.m", "0 to 10, not 15", "torchvision")),
+        (
+            SMALL + "augment: {randaugment: {m: 15}}\n",
+            ("augment.randaugment.m", "0 to 10, not 15", "operations: big_vision"),
+        ),
+        (
+            SMALL + "augment: {randaugment: {operations: big_vision, m: 31}}\n",
+            ("augment.randaugment.m", "0 to 30 with"),
+        ),
         (SMALL + "augment: {randaugment: {n: 0}}\n", ("augment.randaugment.n", "greater than 0")),
-        (SMALL + "augment: {randaugment: {k: 1}}\n", ("unknown key augment.randaugment.k", "known here: n, m")),
+        (
+            SMALL + "augment: {randaugment: {k: 1}}\n",
+            ("unknown key augment.randaugment.k", "known here: operations, n, m"),
+        ),
         (SMALL + "augment: {color_jitter: {}}\n", ("augment.color_jitter", "nothing to do")),
         (SMALL + "augment: {color_jitter: {hue: 0.6}}\n", ("augment.color_jitter.hue", "less than or equal to 0.5")),
         (SMALL + "augment: {random_erasing: 1.5}\n", ("augment.random_erasing.probability", "equal to 1")),

@@ -61,6 +61,21 @@ TABLE_4 = """
     vit-finetune-flowers102   500    0.001 0.003 0.01 0.03
     vit-finetune-vtab         2500   0.01
 """
+# big_vision's configs/vit_i21k.py, vit_i1k.py: augmentation; then what it means: m of its RandAugment(2, m), Mixup.
+AUGREG = """
+    augreg-ti16-i21k   none      -    0.0
+    augreg-s32-i21k    none      -    0.0
+    augreg-s16-i21k    light1    0    0.0
+    augreg-b32-i21k    light2    10   0.2
+    augreg-b16-i21k    light2    10   0.2
+    augreg-l16-i21k    medium2   15   0.5
+    augreg-ti16-i1k    light1    0    0.0
+    augreg-s32-i1k     light2    10   0.2
+    augreg-s16-i1k     medium2   15   0.5
+    augreg-b32-i1k     medium2   15   0.5
+    augreg-b16-i1k     medium2   15   0.5
+    augreg-l16-i1k     medium2   15   0.5
+"""
 
 
 def rows(table: str) -> list[list[str]]:
@@ -96,6 +111,25 @@ def test_table_4(row: list[str]) -> None:
     assert (config.optimizer.name, config.optimizer.momentum, config.optimizer.weight_decay) == ("sgd", 0.9, 0.0)
     assert (config.schedule.name, config.schedule.end_lr, config.regularization.clip_norm) == ("cosine", 0.0, 1.0)
     assert config.model.representation_size is None, "the head is one layer, which starts at zero"
+
+
+@fast
+@pytest.mark.parametrize("row", rows(AUGREG), ids=lambda row: row[0])
+def test_augreg(row: list[str]) -> None:
+    name, ladder, m, mixup = row
+    found = recipe(name)
+    config, drawn = found.config, found.config.augment.randaugment
+    assert f"({ladder})" in found.preset.title and config.augment.mixup == float(mixup)
+    assert (None if drawn is None else (drawn.operations, drawn.n, f"{drawn.m:g}")) == (
+        None if m == "-" else ("big_vision", 2, m)
+    )
+    assert (config.epochs, config.batch_size, config.schedule.warmup_steps) == (300, 4096, 10_000)
+    assert (config.optimizer.lr, config.schedule.name, config.regularization.clip_norm) == (1e-3, "cosine", 1.0)
+    of_i1k = name.endswith("i1k")
+    width = config.model.variant.width if of_i1k else None
+    assert (config.model.pooling, config.model.representation_size) == ("cls" if of_i1k else "gap", width)
+    assert (config.loss, config.model.head_bias) == (("softmax", 0.0) if of_i1k else ("sigmoid", -10.0))
+    assert not any("RandAugment" in each for each in found.preset.differs)
 
 
 @fast

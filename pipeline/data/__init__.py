@@ -7,7 +7,8 @@ window.py      what a worker needs soon, in memory: asked for ahead, in large ra
 storage.py     where shards lie: files, buckets (../dataset/remote/), or a node's cache (cache.py, fetch.py;
                cache_voice.py: what it says); recent.py keeps some of it open
 read.py        sample id -> bytes, checked: a sample or a hole (sample.py)
-augment.py     sample id -> crop box (boxes.py), flip; randaugment.py (operations.py), jitter.py, erasing.py
+augment.py     sample id -> crop box (boxes.py), flip; randaugment.py or big_vision.py (operations.py), jitter.py,
+               erasing.py
 mix.py         Mixup and CutMix drawn; mixing.py does them on the device
 decode.py      bytes, box -> pixels
 maker.py       one worker's rows of a micro-batch, and what it says of them (part.py)

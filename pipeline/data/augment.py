@@ -2,6 +2,7 @@
 save or to lose, and nothing depends on who else is in the batch.
 
     crop, resize and flip  ->  RandAugment (randaugment.py)  ->  colour jitter (jitter.py)  ->  erasing (erasing.py)
+                                        or (big_vision.py)
 
 The order is timm's. Erasing comes last: what is hidden stays hidden, a box with straight edges and noise in it, which
 no later operation smooths, turns or colours.
@@ -15,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from pipeline.config import Augment
+from pipeline.data.big_vision import DrawnBigVision
 from pipeline.data.boxes import DRAWS, random_boxes
 from pipeline.data.erasing import DrawnErasing
 from pipeline.data.jitter import DrawnJitter
@@ -71,7 +73,8 @@ def draw(augment: Augment, seed: int, epochs: np.ndarray, ids: np.ndarray, image
     """Draws for the samples `ids` (int64 [n]) in their `epochs` (int64 [n]), whose pixels are `image_size` a side."""
     steps: list[Drawn] = []
     if augment.randaugment:
-        steps.append(DrawnOperations.draw(augment.randaugment, seed, epochs, ids))
+        of = DrawnBigVision if augment.randaugment.operations == "big_vision" else DrawnOperations
+        steps.append(of.draw(augment.randaugment, seed, epochs, ids))
     if augment.color_jitter:
         steps.append(DrawnJitter.draw(augment.color_jitter, seed, epochs, ids))
     if augment.random_erasing:

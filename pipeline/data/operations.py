@@ -63,7 +63,7 @@ def posterize(pixels: Pixels, bits: int) -> Pixels:
 def autocontrast(pixels: Pixels) -> Pixels:
     """Stretches each channel so that its darkest level becomes 0 and its brightest 255."""
     tables = []
-    for counts in _histograms(pixels):
+    for counts in histograms(pixels):
         used = np.flatnonzero(counts)
         low, high = used[0], used[-1]
         scale = 255 / max(1, high - low)  # in Pillow's order, as a fraction next to a whole number is dropped or not
@@ -74,7 +74,7 @@ def autocontrast(pixels: Pixels) -> Pixels:
 def equalize(pixels: Pixels) -> Pixels:
     """Maps each channel's levels by its cumulative histogram, so that they become about equally frequent."""
     tables = []
-    for counts in _histograms(pixels):
+    for counts in histograms(pixels):
         step = (counts.sum() - counts[np.flatnonzero(counts)[-1]]) // 255
         below = np.cumsum(counts) - counts
         tables.append((step // 2 + below) // step if step else _LEVELS)
@@ -110,6 +110,6 @@ def _mapped(pixels: Pixels, table: np.ndarray) -> Pixels:
     return cv2.LUT(pixels, np.clip(table, 0, 255).astype(np.uint8).reshape(1, 256, -1))
 
 
-def _histograms(pixels: Pixels) -> list[np.ndarray]:
+def histograms(pixels: Pixels) -> list[np.ndarray]:
     """int64 [256] for each channel; OpenCV counts in float32, exact to 16 million pixels."""
     return [cv2.calcHist([pixels], [c], None, [256], [0, 256]).ravel().astype(np.int64) for c in range(3)]
