@@ -155,7 +155,7 @@ def make_plan(config: Config, corpus: Corpus, machines: Machines) -> Plan:
         warnings=(),
         machines=machines,
     )
-    return Plan(**(vars(plan) | {"warnings": tuple(_warnings(config, plan, corpus))}))
+    return Plan(**(vars(plan) | {"warnings": tuple(_warnings(config, plan, corpus, feed))}))
 
 
 def _parts(corpus: Corpus, order: SampleOrder, total: int) -> tuple[Part, ...]:
@@ -238,10 +238,7 @@ def _traffic(
     config: Config, corpus: Corpus, feed: TrainFeed, images_per_s: float, room: float, machines: Machines
 ) -> Traffic:
     remote = any(member.location.is_remote for member in corpus.members)
-    workers = min(max(1, config.loader.workers), feed.rows)
-    gap = REMOTE_GAP if remote else LOCAL_GAP
-    found = requests_of(corpus, feed.order, feed.batch_size, feed.world_size, feed.rows, workers, gap)
-    found = found.with_room_for(room)
+    found = _requests(corpus, feed, config.loader.workers).with_room_for(room)
     rate = images_per_s * found.per_sample
     shards = sum(len(member.manifest.shards) for member in corpus.members)
     for_index = 0  # a request finds its rows in memory, or needs a batch of them, and that the index's end
@@ -258,7 +255,29 @@ def _traffic(
     )
 
 
-def _warnings(config: Config, plan: Plan, corpus: Corpus) -> list[str]:
+def _requests(corpus: Corpus, feed: TrainFeed, workers: int) -> Requests:
+    gap = REMOTE_GAP if any(member.location.is_remote for member in corpus.members) else LOCAL_GAP
+    workers = min(max(1, workers), feed.rows)
+    return requests_of(corpus, feed.order, feed.batch_size, feed.world_size, feed.rows, workers, gap)
+
+
+def _against_many_alone(config: Config, corpus: Corpus, feed: TrainFeed) -> str:
+    """Who shares chunks, and what helps. A lane's are its rank's where the ranks divide the lanes (order.slot_owners).
+
+    Where a batch takes each lane several times, and a micro-batch more than once, a rank's workers share its lanes.
+    """
+    workers, threads = config.loader.workers, config.loader.threads
+    for fewer in (workers >> n for n in range(1, workers.bit_length())):
+        if _requests(corpus, feed, fewer).alone <= MANY_ALONE:
+            threads = -(-threads * workers // fewer)
+            return f"as chunks are shared by a rank's workers: take loader.workers: {fewer}, loader.threads: {threads}"
+    return (
+        "as chunks are shared by ranks: take a batch_size whose largest divisor up to 4,096 is large and a multiple of "
+        f"the {feed.world_size} ranks"
+    )
+
+
+def _warnings(config: Config, plan: Plan, corpus: Corpus, feed: TrainFeed) -> list[str]:
     found = list(gpu_warnings(plan.gpu, plan.choice, plan.machines))
     found += engine_notes(config, plan.length.accumulation) + schedule_notes(config.schedule, plan.length.steps)
     memory, requests = plan.memory, plan.traffic.requests
@@ -270,8 +289,7 @@ def _warnings(config: Config, plan: Plan, corpus: Corpus) -> list[str]:
         )
     elif requests.alone > MANY_ALONE and any(part.chunk > 1 for part in plan.parts):
         found.append(
-            f"{requests.alone:.0%} of the samples are read one by one, as chunks are shared by ranks and workers: "
-            "take a batch_size that the ranks divide, with a large divisor up to 4,096"
+            f"{requests.alone:.0%} of the samples are read one by one, {_against_many_alone(config, corpus, feed)}"
         )
     if plan.shuffle is not None and plan.shuffle > GOOD_SHUFFLE:
         found.append(

@@ -265,6 +265,20 @@ def test_what_will_be_slow_is_a_warning(tmp_path: Path) -> None:
 
 
 @pytest.mark.fast
+def test_chunks_that_are_shared_by_workers_or_by_ranks(tmp_path: Path) -> None:
+    """vit-g14-jft3b's batches are four times the lanes; the ranks divide both, so another batch size is no help."""
+    corpus, many = imagined(300_000_000, where="/data/x"), Machines(32, 8, None, None)
+    shared, mended, uneven = (
+        plan_of(tmp_path, corpus, many, batch_size=batch_size, loader={"workers": workers, "threads": 2})
+        for batch_size, workers in ((16_384, 8), (16_384, 2), (16_400, 8))
+    )
+    assert shared.traffic.requests.alone > 0.5 and mended.traffic.requests.alone <= 0.25
+    assert any("a rank's workers: take loader.workers: 2, loader.threads: 8" in each for each in shared.warnings)
+    assert not any("one by one" in each for each in mended.warnings)
+    assert any("largest divisor up to 4,096 is large and a multiple of the 256 ranks" in w for w in uneven.warnings)
+
+
+@pytest.mark.fast
 def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
     corpus = imagined(1_000_000)
     with pytest.raises(UsageError, match=r"loader: the ranks of a node take .* it has 1\.0 GB: lower loader\.memory"):
