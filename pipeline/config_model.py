@@ -26,7 +26,7 @@ class Resolution(Section):
 
 
 class Model(Section):
-    name: str  # vit-{ti,s,b,l,h,g}/PATCH, hf:FOLDER, or hf: and a name of SHIPPED
+    name: str  # vit-{ti,s,b,l,h,g}/PATCH, r50+vit-.../{16,32}, hf:FOLDER, or hf: and a name of SHIPPED
     image_size: Positive = 224
     pooling: Literal["cls", "gap", "map"] = "cls"
     pos_embed: Literal["learned", "sincos2d", "none"] = "learned"
@@ -56,11 +56,11 @@ class Model(Section):
 
     def misfit(self, image_size: int) -> str | None:
         """Why images of that size cannot be cut into patches, or None; of our own architecture."""
-        patch = self.variant.patch
+        patch, resnet = self.variant.patch, self.variant.resnet
         if image_size % patch == 0:
             return None
-        below = max(patch, image_size // patch * patch)
-        return f"image_size {image_size} is not a multiple of the patch, {patch}: take {below} or {below + patch}"
+        below, what = max(patch, image_size // patch * patch), "ResNet's stride" if resnet else "patch"
+        return f"image_size {image_size} is not a multiple of the {what}, {patch}: take {below} or {below + patch}"
 
     @model_validator(mode="after")
     def _fits(self) -> "Model":

@@ -41,6 +41,11 @@ TABLE_3 = """
     bit-r101x1-jft300m    hf:bit-r101x1   7    8e-4   linear   0.1    0.0
     bit-r152x1-jft300m    hf:bit-r152x1   7    6e-4   linear   0.1    0.0
     bit-r152x2-jft300m    hf:bit-r152x2   7    6e-4   linear   0.1    0.0
+    vit-r50-b16-jft300m       r50+vit-b/16   7    8e-4   linear   0.1    0.0
+    vit-r50-b32-jft300m       r50+vit-b/32   7    8e-4   linear   0.1    0.0
+    vit-r50-l32-jft300m       r50+vit-l/32   7    2e-4   linear   0.1    0.0
+    vit-r50-l16-jft300m-7ep   r50+vit-l/16   7    4e-4   linear   0.1    0.0
+    vit-r50-l16-jft300m       r50+vit-l/16   14   4e-4   linear   0.1    0.0
     vit-b16-i21k          vit-b/16   90   1e-3   linear   0.03   0.1
     vit-b32-i21k          vit-b/32   90   1e-3   linear   0.03   0.1
     vit-l16-i21k-30ep     vit-l/16   30   1e-3   linear   0.03   0.1

@@ -74,7 +74,7 @@ def fit(
             )
         if name not in state:
             raise UsageError(
-                f"{KEY}: {name} is missing there: compare model.depth, pooling, pos_embed and representation_size"
+                f"{KEY}: {name} is missing there: compare model.name, depth, pooling, pos_embed and representation_size"
             )
         if state[name].shape != ours[name].shape:
             shapes = f"{list(state[name].shape)} there, {list(ours[name].shape)} in this model"

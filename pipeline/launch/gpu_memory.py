@@ -6,7 +6,7 @@ from typing import Any, Final
 from pipeline.config import Config
 from pipeline.launch.states import States, element_bytes, model_states
 from pipeline.launch.template import zero_template
-from pipeline.models.activations import activation_bytes
+from pipeline.models.activations import activation_bytes, kernel_bytes
 from pipeline.models.architecture import vit_config
 from pipeline.models.resolution import sizes
 
@@ -55,7 +55,7 @@ def gpu_memory(
     update = (4 + size) * -(-states.parameters // ranks)
 
     def with_(recomputed: int) -> GpuMemory:
-        activations = micro_batch * activation_bytes(vit, size, recomputed)
+        activations = micro_batch * activation_bytes(vit, size, recomputed) + kernel_bytes(vit, size)
         return GpuMemory(states, buffers, activations, update, recomputed, depth)
 
     if asked != "auto":

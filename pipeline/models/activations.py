@@ -13,8 +13,13 @@ what torch really keeps; compiled blocks keep as much):
     mean and deviation of both norms                                    4 T s
 
 A block that is recomputed keeps its input only, which is T D s; one block at a time is whole then.
+
+Of a hybrid's ResNet, with c channels of n pixels a side: what goes into a convolution, into a group norm and out of a
+ReLU, c n^2 s each, where the last of one layer may be the first of the next; before a stride it is kept padded, too.
+The max pooling keeps a place of 8 bytes for each number that it gives.
 """
 
+from pipeline.models.resnet import ResNet
 from pipeline.models.variants import ViTConfig
 
 
@@ -35,14 +40,36 @@ def block_bytes(config: ViTConfig, size: int) -> int:
 def activation_bytes(config: ViTConfig, size: int, recomputed: int = 0) -> int:
     """Of one image: all blocks, of which the first `recomputed` keep their input only, and what is around them.
 
-    Around: the image's pixels, normalised; what the last norm gets; a mask of the embedded patches.
+    Around: the image's pixels, normalised, or what a ResNet keeps; what the last norm gets; a mask of the embedded
+    patches.
     """
     depth, width = config.variant.depth, config.variant.width
     tokens = tokens_of(config)
-    around = (3 * config.image_size**2 + (2 if config.dropout else 1) * tokens * width) * size
+    resnet, pixels = config.variant.resnet, config.image_size**2
+    around = (2 if config.dropout else 1) * tokens * width * size
+    around += 3 * pixels * size if resnet is None else _resnet_bytes(resnet, config.image_size, size)
     if recomputed:
         around += block_bytes(config, size)  # of the one that is being recomputed
     return around + (depth - recomputed) * block_bytes(config, size) + recomputed * tokens * width * size
+
+
+def kernel_bytes(config: ViTConfig, size: int) -> int:
+    """Of a hybrid's standardised kernels, which a micro-batch keeps once for all of its images."""
+    resnet = config.variant.resnet
+    return size * sum(conv.parameters for conv in resnet.convolutions(config.image_size)) if resnet else 0
+
+
+def _resnet_bytes(resnet: ResNet, image_size: int, size: int) -> int:
+    """Of one image: the pixels, padded, the stem and all bottlenecks, the features that are embedded included."""
+    channels, side = resnet.embedding_size, image_size // 2
+    numbers = 3 * (image_size + 5) ** 2 + channels * (2 * side**2 + (side + 1) ** 2 + (side // 2) ** 2)
+    for unit in resnet.units(image_size):
+        numbers += 2 * unit.middle * (unit.before**2 + unit.side**2) + 2 * unit.outputs * unit.side**2
+        if unit.stride > 1:
+            numbers += unit.middle * (unit.before + 1) ** 2
+        if unit.is_first:
+            numbers += unit.outputs * unit.side**2  # the shortcut's
+    return size * numbers + 8 * channels * (side // 2) ** 2
 
 
 def tokens_of(config: ViTConfig) -> int:

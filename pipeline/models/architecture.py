@@ -63,7 +63,10 @@ def vit_parameters(config: ViTConfig) -> int:
     """How many a ViT has."""
     variant, classes = config.variant, config.classes
     width, mlp = variant.width, variant.mlp_dim
-    embed = 3 * variant.patch**2 * width + width
+    channels, side = variant.embedded
+    embed = channels * side**2 * width + width
+    if variant.resnet is not None:
+        embed += variant.resnet.parameters()
     tokens = config.class_tokens + config.registers
     if config.pos_embed == "learned":
         tokens += config.class_tokens + config.patches

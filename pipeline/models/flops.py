@@ -12,13 +12,16 @@ def forward_macs(config: ViTConfig, training: bool = False) -> int:
     """Multiply-accumulates of one image's forward pass; in training, patch dropout leaves tokens out.
 
     Per block and token: 4 D^2 for q, k, v and the output projection, 2 D * mlp for the MLP, and 2 T D for the
-    two products of attention with T tokens. Patches are embedded before some are dropped.
+    two products of attention with T tokens. Patches are embedded before some are dropped; a ResNet sees all of them.
     """
     variant = config.variant
     width, mlp = variant.width, variant.mlp_dim
     patches = config.kept_patches if training else config.patches
     tokens = patches + config.class_tokens + config.registers
-    embed = config.patches * 3 * variant.patch**2 * width
+    channels, side = variant.embedded
+    embed = config.patches * channels * side**2 * width
+    if variant.resnet is not None:
+        embed += variant.resnet.forward_macs(config.image_size)
     block = tokens * (4 * width**2 + 2 * width * mlp + 2 * tokens * width)
     return embed + variant.depth * block + _head_macs(config, patches)
 

@@ -33,6 +33,8 @@ class HubFolder:
 
 def refusal(model: Model) -> str | None:
     """Why transformers' ViT cannot be this model, naming the key; or None."""
+    if model.foreign is None and model.variant.resnet is not None:
+        return f"model.name: {model.name}: transformers 5 has no hybrids, of a ResNet below a ViT, any more"
     if model.pooling != "cls":
         return f"model.pooling: {model.pooling}: transformers' ViT classifies from its class token only"
     if model.pos_embed != "learned":

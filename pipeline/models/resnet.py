@@ -27,6 +27,27 @@ class Conv:
 
 
 @dataclass(frozen=True)
+class Unit:
+    """A bottleneck: 1x1, 3x3, 1x1. The first of a stage has a convolution in its shortcut, too."""
+
+    stage: int
+    number: int  # in its stage
+    inputs: int  # channels
+    middle: int
+    outputs: int
+    before: int  # pixels a side of what comes in
+    side: int  # and of what goes out
+
+    @property
+    def is_first(self) -> bool:
+        return self.number == 0
+
+    @property
+    def stride(self) -> int:
+        return 2 if self.stage and self.is_first else 1
+
+
+@dataclass(frozen=True)
 class ResNet:
     """A bottleneck ResNet with group norms and standardised weights."""
 
@@ -44,39 +65,47 @@ class ResNet:
         sizes = tuple(factor * size for size in (256, 512, 1024, 2048))
         return cls(DEPTHS[layers], sizes, 64 * factor, stride_in_3x3=stride_in_3x3)
 
-    def forward_macs(self, image_size: int, classes: int) -> int:
+    @classmethod
+    def below_vit(cls, depths: tuple[int, ...], width: int = 64) -> "ResNet":
+        """A hybrid's (backbone.py): its norms come after the convolutions, and it is padded as TensorFlow does it."""
+        sizes = tuple(4 * width * 2**stage for stage in range(len(depths)))
+        return cls(depths, sizes, width, preactivation=False, same_padding=True, padded_pooling=True)
+
+    def forward_macs(self, image_size: int, classes: int = 0) -> int:
         """Multiply-accumulates of one image's forward pass: convolutions, and the head's product.
 
         Standardising the weights is work per step, not per image, and no product.
         """
-        convolutions = sum(conv.parameters * conv.side**2 for conv in self._convolutions(image_size))
+        convolutions = sum(conv.parameters * conv.side**2 for conv in self.convolutions(image_size))
         return convolutions + self.hidden_sizes[-1] * classes
 
     def train_flops(self, image_size: int, classes: int) -> int:
         """Operations to train on one image, counted as a ViT's are (flops.py)."""
         return 6 * self.forward_macs(image_size, classes)
 
-    def parameters(self, classes: int) -> int:
+    def parameters(self, classes: int = 0) -> int:
         """How many it has: kernels, a factor and an offset for each normalised channel, and the head's."""
-        kernels = sum(conv.parameters for conv in self._convolutions(image_size=64))
+        kernels = sum(conv.parameters for conv in self.convolutions(image_size=64))
         return kernels + 2 * sum(self._normalised()) + (self.hidden_sizes[-1] + 1) * classes
 
-    def _convolutions(self, image_size: int) -> Iterator[Conv]:
-        stem = -(-image_size // 2)
-        yield Conv(3, self.embedding_size, 7, stem)
-        side, inputs = self._pooled(stem), self.embedding_size
+    def units(self, image_size: int) -> Iterator[Unit]:
+        """All bottlenecks in their order."""
+        side, inputs = self._pooled(-(-image_size // 2)), self.embedding_size
         for stage, (depth, width) in enumerate(zip(self.depths, self.hidden_sizes, strict=True)):
-            middle = _multiple_of_8(width / 4)
-            for block in range(depth):
-                before = side
-                if stage and not block:
-                    side = -(-side // 2)
-                if not block:
-                    yield Conv(inputs, width, 1, side)  # the shortcut's
-                yield Conv(inputs, middle, 1, before if self.stride_in_3x3 else side)
-                yield Conv(middle, middle, 3, side)
-                yield Conv(middle, width, 1, side)
-                inputs = width
+            for number in range(depth):
+                after = -(-side // 2) if stage and not number else side
+                yield Unit(stage, number, inputs, _multiple_of_8(width / 4), width, side, after)
+                side, inputs = after, width
+
+    def convolutions(self, image_size: int) -> Iterator[Conv]:
+        """All of them."""
+        yield Conv(3, self.embedding_size, 7, -(-image_size // 2))
+        for unit in self.units(image_size):
+            if unit.is_first:
+                yield Conv(unit.inputs, unit.outputs, 1, unit.side)  # the shortcut's
+            yield Conv(unit.inputs, unit.middle, 1, unit.before if self.stride_in_3x3 else unit.side)
+            yield Conv(unit.middle, unit.middle, 3, unit.side)
+            yield Conv(unit.middle, unit.outputs, 1, unit.side)
 
     def _pooled(self, side: int) -> int:
         """Side after the max pooling, 3 x 3 with stride 2, of an input that torch's padding has one zero around."""
@@ -85,18 +114,14 @@ class ResNet:
 
     def _normalised(self) -> Iterator[int]:
         """Channels of every group norm."""
-        inputs = self.embedding_size
         if not self.preactivation:
-            yield inputs
-        for depth, width in zip(self.depths, self.hidden_sizes, strict=True):
-            middle = _multiple_of_8(width / 4)
-            for block in range(depth):
-                yield from (middle, middle, inputs if self.preactivation else width)
-                if not block and not self.preactivation:
-                    yield width  # the shortcut's
-                inputs = width
+            yield self.embedding_size
+        for unit in self.units(image_size=64):
+            yield from (unit.middle, unit.middle, unit.inputs if self.preactivation else unit.outputs)
+            if unit.is_first and not self.preactivation:
+                yield unit.outputs  # the shortcut's
         if self.preactivation:
-            yield inputs
+            yield self.hidden_sizes[-1]
 
 
 def resnet_of(config: dict[str, Any]) -> ResNet | None:

@@ -2,6 +2,7 @@
 
 from pipeline.config import Config
 from pipeline.models.architecture import vit_config
+from pipeline.models.resnet import ResNet
 from pipeline.models.variants import ViTConfig
 
 Shapes = dict[str, tuple[int, ...]]
@@ -21,7 +22,10 @@ def vit_shapes(config: ViTConfig) -> Shapes:
         shapes |= {"pos_embed": (1, tokens + config.patches, width)}
     if config.registers:
         shapes |= {"register_tokens": (1, config.registers, width)}
-    shapes |= {"patch_embed.weight": (width, 3, v.patch, v.patch), "patch_embed.bias": (width,)}
+    if v.resnet is not None:
+        shapes |= {f"backbone.{name}": shape for name, shape in _backbone(v.resnet).items()}
+    channels, side = v.embedded
+    shapes |= {"patch_embed.weight": (width, channels, side, side), "patch_embed.bias": (width,)}
     block = _block(config)
     for number in range(v.depth):
         shapes |= {f"blocks.{number}.{name}": shape for name, shape in block.items()}
@@ -31,6 +35,20 @@ def vit_shapes(config: ViTConfig) -> Shapes:
     if config.representation_size:
         shapes |= _dense("pre_logits", width, config.representation_size)
     return shapes | _dense("head", config.representation_size or width, config.classes)
+
+
+def _backbone(resnet: ResNet) -> Shapes:
+    shapes: Shapes = {"conv.weight": (resnet.embedding_size, 3, 7, 7)} | _norm("norm", resnet.embedding_size)
+    for unit in resnet.units(image_size=64):
+        name = f"stages.{unit.stage}.{unit.number}"
+        layers = [("1", unit.inputs, unit.middle, 1), ("2", unit.middle, unit.middle, 3)]
+        layers.append(("3", unit.middle, unit.outputs, 1))
+        if unit.is_first:
+            layers.append(("_shortcut", unit.inputs, unit.outputs, 1))
+        for which, inputs, outputs, kernel in layers:
+            shapes |= {f"{name}.conv{which}.weight": (outputs, inputs, kernel, kernel)}
+            shapes |= _norm(f"{name}.norm{which}", outputs)
+    return shapes
 
 
 def _block(config: ViTConfig) -> Shapes:

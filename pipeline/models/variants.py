@@ -4,17 +4,24 @@ import re
 from dataclasses import dataclass, replace
 
 from pipeline.dataset.errors import UsageError
+from pipeline.models.resnet import ResNet
 
 
 @dataclass(frozen=True)
 class Variant:
-    """Shape of a plain ViT. The head dimension is width / heads."""
+    """Shape of a ViT, plain or with a ResNet below it. The head dimension is width / heads."""
 
     width: int
     depth: int
     mlp_dim: int
     heads: int
-    patch: int = 16
+    patch: int = 16  # pixels of an image a side; of a hybrid, the ResNet's stride
+    resnet: ResNet | None = None
+
+    @property
+    def embedded(self) -> tuple[int, int]:
+        """What of a patch is embedded: channels, and points a side. Of a hybrid, one point of the ResNet's features."""
+        return (self.resnet.hidden_sizes[-1], 1) if self.resnet else (3, self.patch)
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,9 @@ SIZES = {
     "g": Variant(width=1408, depth=40, mlp_dim=6144, heads=16),
 }
 
+# Hybrids, section 4.1 of the ViT paper: a ResNet-50, by its stride; of 16, the layers of stage 4 are in stage 3.
+RESNETS = {"r50": {16: ResNet.below_vit((3, 4, 9)), 32: ResNet.below_vit((3, 4, 6, 3))}}
+
 
 def variant(
     name: str,
@@ -73,20 +83,23 @@ def variant(
     mlp_dim: int | None = None,
     heads: int | None = None,
 ) -> Variant:
-    """`vit-h/14` -> its numbers, with single ones overridden.
+    """`vit-h/14` or `r50+vit-b/16` -> its numbers, with single ones of the ViT overridden.
 
     Raises:
-        UsageError: a name that is not vit-SIZE/PATCH, or heads that do not divide the width.
+        UsageError: a name that is none, or heads that do not divide the width.
     """
-    match = re.fullmatch(r"vit-([a-z]+)/([1-9]\d*)", name)
-    if not match or match[1] not in SIZES:
+    match = re.fullmatch(r"(?:(r\d+)\+)?vit-([a-z]+)/([1-9]\d*)", name)
+    below = RESNETS.get(match[1], {}) if match and match[1] else None
+    patch = int(match[3]) if match else 0
+    if not match or match[2] not in SIZES or (below is not None and patch not in below):
         sizes = ", ".join(SIZES)
         raise UsageError(
-            f"model.name: {name} is not vit-SIZE/PATCH with SIZE one of {sizes}; or hf:FOLDER, of a config.json"
+            f"model.name: {name} is not vit-SIZE/PATCH with SIZE one of {sizes}, r50+vit-SIZE/16 or r50+vit-SIZE/32; "
+            "nor hf:FOLDER, of a config.json"
         )
     overrides = {"width": width, "depth": depth, "mlp_dim": mlp_dim, "heads": heads}
     given = {key: value for key, value in overrides.items() if value is not None}
-    chosen = replace(SIZES[match[1]], patch=int(match[2]), **given)
+    chosen = replace(SIZES[match[2]], patch=patch, resnet=below[patch] if below else None, **given)
     if chosen.width % chosen.heads:
         raise UsageError(f"model.heads: {chosen.heads} heads do not divide the width, {chosen.width}")
     return chosen

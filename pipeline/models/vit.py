@@ -3,7 +3,7 @@
 Pre-norm blocks; a class token, average or attention pooling; learned, fixed or no position embeddings. Dropout sits
 where the paper has it (appendix B.1): after every dense layer except the qkv projections, and after adding the position
 embeddings. What later papers have added is there where it is asked for: LayerScale, normalised queries and keys,
-register tokens, and dropout of whole patches.
+register tokens, and dropout of whole patches. A hybrid's patches are the points of a ResNet's features.
 """
 
 import math
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from pipeline.models.backbone import Backbone
 from pipeline.models.heads import MapHead, Mlp
 from pipeline.models.posemb import fixed_positions, fixed_positions_on, resize_positions
 from pipeline.models.variants import ViTConfig, kept_patches
@@ -115,13 +116,15 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """A plain ViT. Parameter names are the checkpoint's; `huggingface.py` maps them to transformers'."""
+    """A ViT. Parameter names are the checkpoint's; `huggingface.py` maps them to transformers'."""
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         v, width = config.variant, config.variant.width
         self.config = config
-        self.patch_embed = nn.Conv2d(3, width, kernel_size=v.patch, stride=v.patch)
+        channels, side = v.embedded
+        self.backbone = nn.Identity() if v.resnet is None else Backbone(v.resnet)
+        self.patch_embed = nn.Conv2d(channels, width, kernel_size=side, stride=side)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if config.class_tokens else None
         self._add_positions(config)
         self.dropout = nn.Dropout(config.dropout)
@@ -158,7 +161,7 @@ class ViT(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """[B, D]: what the head sees."""
-        x = self.patch_embed(images).flatten(2).transpose(1, 2)
+        x = self.patch_embed(self.backbone(images)).flatten(2).transpose(1, 2)
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
         if (positions := self._positions(x.shape[1])) is not None:
@@ -198,6 +201,8 @@ class ViT(nn.Module):
         Registers begin near zero, as in DINOv2 (dinov2/models/vision_transformer.py).
         """
         random = torch.Generator().manual_seed(seed)
+        if isinstance(self.backbone, Backbone):
+            self.backbone.initialise(random)
         nn.init.trunc_normal_(self.patch_embed.weight, std=self.patch_embed.weight[0].numel() ** -0.5, generator=random)
         nn.init.zeros_(self.patch_embed.bias)
         if isinstance(self.pos_embed, nn.Parameter):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 LR_SCALE: Final = "lr_scale"  # of a group of the optimizer: its learning rate is so many times the schedule's
 _BLOCK: Final = re.compile(r"blocks\.(\d+)\.")
-_BELOW: Final = ("patch_embed.", "pos_embed", "cls_token", "register_tokens")  # what comes before the first block
+_BELOW: Final = ("backbone.", "patch_embed.", "pos_embed", "cls_token", "register_tokens")  # before the first block
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,8 @@ def table(groups: Sequence[ParameterGroup], most: int = 12) -> Iterator[str]:
 def _layer_scales(shapes: Mapping[str, Sequence[int]], decay: float) -> dict[str, float]:
     """Name -> decay ** (layers above it), as MAE and BEiT have it (facebookresearch/mae, util/lr_decay.py).
 
-    The embeddings are layer 0, block n is layer n + 1, and what comes after the last block, the head too, is the layer
-    above it, which learns at the full rate.
+    The embeddings, a hybrid's ResNet among them, are layer 0, block n is layer n + 1, and what comes after the last
+    block, the head too, is the layer above it, which learns at the full rate.
     """
     blocks = {name: int(match[1]) for name in shapes if (match := _BLOCK.match(name))}
     if not blocks:

@@ -17,6 +17,7 @@ from pipeline.checkpoint.export import export
 from pipeline.dataset.errors import UsageError, WorkFailed
 from tests.checkpoint.made import CLASSES, make_checkpoint, scrambled, small_config
 from tests.images import photo
+from tests.models.hybrid import HYBRID
 from tests.runs import CHECKOUT, one_line, vitstream
 
 INTERPRETERS = {"5": sys.executable, "4": str(CHECKOUT / ".venv-mds" / "bin" / "python")}
@@ -118,6 +119,7 @@ def test_plain_safetensors_has_the_names_the_weights_and_the_classes(config, tmp
         ({"registers": 2}, "model.registers"),
         ({"layer_scale": 0.1}, "model.layer_scale"),
         ({"qk_norm": True}, "model.qk_norm"),
+        ({"name": HYBRID["name"]}, "model.name"),
     ],
 )
 def test_what_transformers_cannot_express_is_refused_by_name(config, tmp_path, changes, key):

@@ -15,6 +15,7 @@ from pipeline.models.posemb import resize_positions
 from pipeline.models.vit import ViT
 from tests.checkpoint.made import CLASSES, make_checkpoint, scrambled, small_config
 from tests.datasets import make_dataset
+from tests.models.hybrid import HYBRID
 from tests.runs import one_line, steps_of, train, vitstream, write_run
 
 HEADS = 4
@@ -113,9 +114,20 @@ def test_fixed_positions_need_no_resizing(tmp_path):
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in larger.state_dict().items())
 
 
+def test_a_hybrid_starts_from_one_of_another_resolution_and_other_classes(tmp_path):
+    config = small_config(tmp_path / "run", name=HYBRID["name"])
+    model = scrambled(config)
+    mine = fresh(tmp_path, classes=2, name=HYBRID["name"], image_size=64)
+    notes = start_from(make_checkpoint(config, model, 7), mine, HEADS, ("cow", "dog"))
+    assert len(notes) == 3 and "the head starts fresh" in notes[1] and "4 position embeddings resized to 16" in notes[2]
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, mine.state_dict()[name]) != name.startswith(("head.", "pos_embed")), name
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"name": HYBRID["name"]}, "backbone.* is missing there: compare model.name"),
         ({"width": 64}, "model.init: .* is .* there, .* in this model"),
         ({"depth": 1}, "blocks.1.* has no place"),
         ({"depth": 3}, "blocks.2.* is missing there"),

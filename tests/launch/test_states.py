@@ -31,6 +31,8 @@ def config_of(folder: Path, **overrides: object):
         {"name": "vit-ti/16", "image_size": 32, "pooling": "map", "representation_size": 48, "pos_embed": "sincos2d"},
         {"name": "vit-ti/16", "image_size": 32, "registers": 4, "layer_scale": 1.0e-4, "qk_norm": True, "depth": 2},
         {"name": "vit-ti/16", "image_size": 32, "pooling": "gap", "pos_embed": "none", "registers": 1},
+        {"name": "r50+vit-ti/16", "image_size": 32, "depth": 1},
+        {"name": "r50+vit-ti/32", "image_size": 64, "depth": 1, "pooling": "gap"},
     ],
 )
 def test_parameters_are_counted_as_the_model_has_them(model: dict, tmp_path: Path) -> None:

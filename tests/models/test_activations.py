@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.models.activations import activation_bytes, block_bytes, tokens_of
-from pipeline.models.variants import Variant, ViTConfig
+from pipeline.models.activations import activation_bytes, block_bytes, kernel_bytes, tokens_of
+from pipeline.models.variants import Variant, ViTConfig, variant
 from pipeline.models.vit import ViT
 
 pytestmark = pytest.mark.fast
@@ -55,6 +55,15 @@ def test_as_many_bytes_as_torch_keeps(parts: dict, dtype: torch.dtype) -> None:
     model = vit(**parts).to(dtype)
     expected = IMAGES * activation_bytes(model.config, dtype.itemsize)
     assert kept_bytes(model, dtype) == pytest.approx(expected, rel=0.035)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["r50+vit-ti/16", "r50+vit-ti/32"])
+def test_as_many_bytes_as_torch_keeps_of_a_hybrid(name: str, dtype: torch.dtype) -> None:
+    config, size = ViTConfig(variant(name, depth=1), 64, 10, "gap"), dtype.itemsize
+    expected = IMAGES * activation_bytes(config, size) + kernel_bytes(config, size)
+    assert kept_bytes(ViT(config).to(dtype), dtype) == pytest.approx(expected, rel=0.01)
+    assert kernel_bytes(ViTConfig(SMALL, 64, 10), size) == 0
 
 
 def test_a_recomputed_block_keeps_its_input_only() -> None:

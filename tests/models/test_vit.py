@@ -191,7 +191,10 @@ def test_pooling_and_pre_logits_add_what_they_should() -> None:
     assert parameters("vit-b/16", representation_size=width) == 86_567_656 + width * width + width
 
 
-@pytest.mark.parametrize("name", ["vit-x/16", "vit-b", "vit-b/0", "vit-b/16 ", "VIT-B/16", "vit-b/-1", "resnet50"])
+NONE = ["vit-x/16", "vit-b", "vit-b/0", "vit-b/16 ", "VIT-B/16", "vit-b/-1", "resnet50", "r50+vit-b/14", "r9+vit-b/16"]
+
+
+@pytest.mark.parametrize("name", NONE)
 def test_an_unknown_name_is_refused_with_the_known_ones(name: str) -> None:
     with pytest.raises(UsageError, match="vit-SIZE/PATCH with SIZE one of ti, s, b, l, h, g"):
         variant(name)

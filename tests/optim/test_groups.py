@@ -12,6 +12,7 @@ from pipeline.dataset.errors import UsageError
 from pipeline.models.variants import variant
 from pipeline.models.vit import ViT, ViTConfig
 from pipeline.optim.groups import LR_SCALE, group, is_kernel, parameter_groups, set_learning_rate, table
+from tests.models.hybrid import HYBRID
 
 pytestmark = pytest.mark.fast
 
@@ -23,10 +24,11 @@ pytestmark = pytest.mark.fast
         {"pooling": "gap"},
         {"representation_size": 32},
         {"pooling": "map", "registers": 2, "layer_scale": 0.1, "qk_norm": True},
+        {"variant": variant(HYBRID["name"], depth=2)},
     ],
 )
 def test_kernels_decay_and_nothing_else(changes: dict) -> None:
-    model = ViT(ViTConfig(variant("vit-ti/16", depth=2), 32, classes=5, **changes))
+    model = ViT(ViTConfig(**({"variant": variant("vit-ti/16", depth=2), "image_size": 32, "classes": 5} | changes)))
     decayed, plain = parameter_groups(model, Optimizer(weight_decay=0.3))
     assert decayed["weight_decay"] == 0.3 and plain["weight_decay"] == 0.0
 
@@ -102,6 +104,13 @@ def test_layer_decay_is_that_of_mae(depth: int, decay: float) -> None:
         assert [found[name] for name in names] == pytest.approx([rate] * len(names))
         rate *= decay
     assert [found[name] for name in ("cls_token", "pos_embed", "patch_embed.weight")] == pytest.approx([rate] * 3)
+
+
+def test_a_hybrids_resnet_learns_as_the_embedding_does() -> None:
+    model = ViT(ViTConfig(variant(HYBRID["name"], depth=2), 32, 5))
+    found = {n: each.lr_scale for each in group(_shapes(model), Optimizer(layer_decay=0.5)) for n in each.names}
+    assert {rate for name, rate in found.items() if name.startswith("backbone.")} == {0.125}
+    assert found["patch_embed.weight"] == 0.125 and found["blocks.0.norm1.bias"] == 0.25
 
 
 def _shapes(model: torch.nn.Module) -> dict:

@@ -14,6 +14,7 @@ from pipeline.data.order import Order
 from pipeline.dataset.manifest import read_manifest
 from tests.datasets import damage, make_dataset
 from tests.models.foreign import write_bit
+from tests.models.hybrid import HYBRID
 from tests.parity.worker import starting_point
 from tests.ranks import run_ranks
 from tests.reading import recipe_of, run_loader
@@ -173,6 +174,10 @@ def test_a_bit_of_transformers_too(data, tmp_path, zero):
     """The paper's ResNets, small; with GELU, since a ReLU's gradient jumps where rounding changes a sign."""
     model = {"name": f"hf:{write_bit(tmp_path / 'bit', hidden_act='gelu')}", "image_size": 32}
     ten_steps(data, tmp_path, zero, 30, 2, model=model)
+
+
+def test_a_hybrid_too(data, tmp_path):
+    ten_steps(data, tmp_path, "zero3", 30, 2, model=HYBRID)
 
 
 @pytest.mark.parametrize("zero", ["zero1", "zero3"])

@@ -25,11 +25,13 @@ from pipeline.models.vit import ViT
 from pipeline.optim.ema import WeightAverage
 from pipeline.optim.schedule import learning_rate
 from pipeline.step import train_step
+from tests.models.hybrid import smooth
 
 
 def starting_point(config: Config, classes: int) -> ViT:
     """A model away from its initialisation, whose zero head gives the first steps gradients of pure rounding noise."""
     model = build_model(config, classes)
+    smooth(model)
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
