@@ -90,8 +90,7 @@ def test_training_is_three_forwards_but_for_the_images_gradient() -> None:
 
 @pytest.mark.parametrize(("name", "image_size"), [("r50+vit-ti/16", 48), ("r50+vit-ti/32", 96)])
 def test_a_hybrid_has_what_is_counted(name: str, image_size: int) -> None:
-    config = ViTConfig(variant(name, depth=2), image_size, classes=11)
-    assert vit_counted(config, batch=2, backward=False) == 2 * 2 * forward_macs(config)
+    config = ViTConfig(variant(name, depth=1), image_size, classes=11)
     stem = 7**2 * 3 * 64 * (image_size // 2) ** 2  # nobody asks for the gradient of the pixels
     assert vit_counted(config, batch=1, backward=True) == train_flops(config) - 2 * stem
 
