@@ -7,7 +7,7 @@ from pipeline.config import Config
 from pipeline.data.feed import TrainFeed
 from pipeline.launch.machines import Machines
 from pipeline.models.architecture import train_flops
-from pipeline.models.resolution import phases
+from pipeline.models.resolution import phases, steps_left
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,8 @@ class Length:
 
         `total` is another than `steps` where the batch size was another: sizes end at shares of a run's steps.
         """
-        left, end, last = 0.0, 0.0, self.at(done, total)
-        for phase in self.phases:
-            begin, end = end, end + phase.steps * total / self.steps
-            left += max(0.0, end - max(done, begin)) * last.images_per_s / phase.images_per_s
-        return left
+        scale = total / self.steps
+        return steps_left(((phase.steps * scale, 1 / phase.images_per_s) for phase in self.phases), done)
 
     def at(self, done: int, total: int) -> SizedPhase:
         """To which the last of so many steps belongs; at the start, the first."""

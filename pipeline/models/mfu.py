@@ -4,7 +4,7 @@ how much is left. Torch-free.
 
 from pipeline.config import Config
 from pipeline.models.architecture import train_flops
-from pipeline.models.resolution import image_size, phases, sizes
+from pipeline.models.resolution import image_size, phases, sizes, steps_left
 
 
 class Utilisation:
@@ -22,6 +22,5 @@ class Utilisation:
 
     def steps_left(self, done: int) -> float:
         """After so many, in steps that cost as much as the last one; all alike where the operations are unknown."""
-        last = self._flops[image_size(self._config, max(1, done), self._total_steps)]
-        to_come = phases(self._config, self._total_steps, done)
-        return sum(phase.steps * ((self._flops[phase.image_size] or 1) / (last or 1)) for phase in to_come)
+        found = phases(self._config, self._total_steps)
+        return steps_left(((phase.steps, self._flops[phase.image_size] or 1) for phase in found), done)

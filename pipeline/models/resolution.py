@@ -7,6 +7,7 @@ left it takes at `model.image_size`. The model's parameters are those of `model.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline.config import Config
@@ -36,6 +37,20 @@ def phases(config: Config, total_steps: int, done: int = 0) -> tuple[Phase, ...]
             found.append(Phase(size, end - before))
             before = end
     return tuple(found)
+
+
+def steps_left(costs: Iterable[tuple[float, float]], done: int) -> float:
+    """What is left of a run after so many steps, in steps that cost as much as the last one; at the start, the first.
+
+    `costs`: of each phase of the whole run, its steps (rounded or not) and what one of them costs, in any unit.
+    """
+    left, end, of_last = 0.0, 0.0, None
+    for steps, cost in costs:
+        begin, end = end, end + steps
+        left += max(0.0, end - max(done, begin)) * cost
+        if of_last is None and done <= end:
+            of_last = cost
+    return left / of_last if of_last else 0.0
 
 
 def sizes(config: Config) -> set[int]:

@@ -13,7 +13,7 @@ from pipeline.dataset.errors import UsageError
 from pipeline.models.architecture import train_flops
 from pipeline.models.mfu import Utilisation
 from pipeline.models.posemb import sincos2d
-from pipeline.models.resolution import Phase, image_size, phases, sizes, told
+from pipeline.models.resolution import Phase, image_size, phases, sizes, steps_left, told
 from pipeline.models.variants import ViTConfig, variant
 from pipeline.models.vit import ViT
 
@@ -129,6 +129,13 @@ def test_a_step_is_measured_by_the_operations_of_its_own_size() -> None:
         flops = train_flops(config_with([], H14 | {"image_size": size}), 1000)
         assert mfu.of(step, 1000.0) == round(1000.0 * flops / (8 * 989e12), 4)
     assert Utilisation(config, 1000, 10, peak=None).of(1, 1000.0) is None
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.floats(0.1, 9.0)), min_size=1, max_size=4), st.integers(0, 40))
+def test_what_is_left_is_the_cost_of_each_step_to_come_over_the_last_ones(costs: list, done: int) -> None:
+    each = [cost for steps, cost in costs for _ in range(steps)]
+    last = each[max(0, min(done, len(each)) - 1)]
+    assert steps_left(costs, done) == pytest.approx(sum(each[done:]) / last)
 
 
 def test_what_is_left_counts_each_size_by_its_cost() -> None:
