@@ -20,7 +20,7 @@ class StandardisedConv(nn.Conv2d):
     """Of kernels with mean 0 and variance 1 for each output. Padded as TensorFlow does it: the last side has more.
 
     1e-10 is beside the variance, as in BiT's code (bit_pytorch/models.py). The authors' hybrid has 1e-5 beside the
-    deviation, of which a group norm right behind leaves next to nothing.
+    deviation: with group norms right behind, features differ by 0.1 % at the start.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
