@@ -19,7 +19,6 @@ from pipeline.launch.gpu_memory import USABLE, gpu_memory
 from pipeline.launch.template import zero_template
 from pipeline.models.vit import ViT
 
-_COMPILERS: Final = ("cc", "gcc", "clang", "g++")
 _COMPILED_AT_MOST: Final = 64
 _SWITCHES: Final = ("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE")  # torch's own
 
@@ -77,7 +76,15 @@ def _why_not_compiled(config: Config, model: nn.Module) -> str | None:
         return "at ZeRO stage 3 weights are gathered inside of them; take zero1 or zero2"
     if off := next((name for name in _SWITCHES if os.environ.get(name) == "1"), None):
         return f"{off}=1 is set, with which torch.compile does nothing: unset it"
-    compiler = os.environ.get("CC")
-    if not any(map(shutil.which, [compiler] if compiler else _COMPILERS)):
-        return f"no C compiler is here, which torch.compile needs: install one ({', '.join(_COMPILERS)}), or set CC"
-    return None
+    return _without_a_compiler()
+
+
+def _without_a_compiler() -> str | None:
+    """Triton, for a GPU, takes $CC, or gcc or clang (runtime/build.py); torch's inductor, for a CPU, $CXX or g++."""
+    on_gpu = torch.cuda.is_available()
+    language, variable, known = ("C", "CC", ("gcc", "clang")) if on_gpu else ("C++", "CXX", ("g++",))
+    named = os.environ.get(variable)
+    if any(map(shutil.which, [named] if named else known)):
+        return None
+    fix = f"{variable}={named} is none: unset it" if named else f"install {' or '.join(known)}"
+    return f"no {language} compiler is here, which torch.compile needs: {fix}, or set {variable} to one"

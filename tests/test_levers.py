@@ -1,8 +1,10 @@
 """`engine.*`: what cannot be done is refused by name, and what is done is said."""
 
+import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline.config import load_config
 from pipeline.dataset.errors import UsageError
@@ -26,8 +28,6 @@ def test_half_of_the_blocks(tmp_path: Path) -> None:
 
 
 def test_without_a_gpu_nothing_is_done_by_itself(tmp_path: Path) -> None:
-    import torch
-
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     said, model = pulled(tmp_path)
@@ -37,9 +37,27 @@ def test_without_a_gpu_nothing_is_done_by_itself(tmp_path: Path) -> None:
 def test_what_cannot_be_compiled_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"engine\.compile: at ZeRO stage 3"):
         pulled(tmp_path, zero="zero3", engine={"compile": True})
-    monkeypatch.setenv("CC", "no-such-compiler")
-    with pytest.raises(UsageError, match=r"engine\.compile: no C compiler is here"):
-        pulled(tmp_path, zero="zero1", engine={"compile": True})
+
+
+def test_without_the_compiler_that_torch_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = {"zero": "zero1", "engine": {"compile": True}}
+    language, variable, compiler = ("C", "CC", "gcc") if torch.cuda.is_available() else ("C++", "CXX", "g++")
+    lacking = rf"engine\.compile: no {re.escape(language)} compiler is here"
+    monkeypatch.setenv(variable, "no-such-compiler")
+    with pytest.raises(UsageError, match=f"{lacking}.* {variable}=no-such-compiler is none"):
+        pulled(tmp_path, **compiled)
+    monkeypatch.delenv(variable)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    program(tmp_path / "bin/cc")  # a C compiler, by the one name that nobody looks for
+    with pytest.raises(UsageError, match=f"{lacking}.* install {re.escape(compiler)}"):
+        pulled(tmp_path, **compiled)
+    program(tmp_path / "bin" / compiler)
+    assert pulled(tmp_path, **compiled)[0] == ["blocks are compiled, in the first steps"]
+
+
+def program(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.touch(mode=0o755)
 
 
 def test_a_model_of_transformers_is_left_as_it_is(tmp_path: Path) -> None:
