@@ -18,6 +18,12 @@ Part = Literal["data", "forward", "backward", "reduce", "optimizer", "flush", "e
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
 
 
+def stalls_of(seconds: dict[Part, float]) -> dict[str, float]:
+    """Of what was before a step, or after the last one, the parts that are no step's; none that was not."""
+    stalls = {"evaluate_s": seconds["evaluate"], "save_s": seconds["save"]}
+    return {name: round(each, 6) for name, each in stalls.items() if each}
+
+
 def columns_of(seconds: dict[Part, float]) -> dict[str, float]:
     """A step's parts as fields of metrics.jsonl: `step_s` is the sum of the five after it.
 
@@ -30,9 +36,8 @@ def columns_of(seconds: dict[Part, float]) -> dict[str, float]:
         "reduce_s": seconds["reduce"],
         "optimizer_s": seconds["optimizer"],
     }
-    before = {"evaluate_s": seconds["evaluate"], "save_s": seconds["save"]}
-    columns = {"step_s": sum(five.values())} | five | {name: each for name, each in before.items() if each}
-    return {name: round(each, 6) for name, each in columns.items()}
+    columns = {"step_s": sum(five.values())} | five
+    return {name: round(each, 6) for name, each in columns.items()} | stalls_of(seconds)
 
 
 class Clock:
@@ -63,20 +68,31 @@ class Clock:
         """
         steps, begin = [], 0
         for end in self._ends:
-            seconds = dict.fromkeys(PARTS, 0.0)
-            for (_, before), (part, after) in pairwise(self._marks[begin : end + 1]):
-                if part is not None:
-                    seconds[part] += self._time.between(before, after)
-            steps.append(seconds)
+            steps.append(self._sums(self._marks[begin : end + 1]))
             begin = end
         self._time.free([stamp for _, stamp in self._marks[:begin]])
         self._marks, self._ends = self._marks[begin:], []  # the last step's end is where the next begins
         return steps
 
+    def rest(self) -> dict[Part, float]:
+        """Seconds of each part since the last step ended, which no step will have. Waits for the device."""
+        self._time.wait(self._marks[-1][1])
+        return self._sums(self._marks[self._ends[-1] if self._ends else 0 :])
+
+    def _sums(self, marks: list[tuple[Part | None, Any]]) -> dict[Part, float]:
+        seconds = dict.fromkeys(PARTS, 0.0)
+        for (_, before), (part, after) in pairwise(marks):
+            if part is not None:
+                seconds[part] += self._time.between(before, after)
+        return seconds
+
 
 class _HostTime:
     def now(self) -> float:
         return time.perf_counter()
+
+    def wait(self, stamp: float) -> None:
+        """It has passed."""
 
     def between(self, before: float, after: float) -> float:
         return after - before
@@ -95,6 +111,9 @@ class _DeviceTime:
         event = self._free.pop() if self._free else torch.cuda.Event(enable_timing=True)
         event.record()
         return event
+
+    def wait(self, stamp: torch.cuda.Event) -> None:
+        stamp.synchronize()
 
     def between(self, before: torch.cuda.Event, after: torch.cuda.Event) -> float:
         return before.elapsed_time(after) / 1000

@@ -69,7 +69,7 @@ def run_rank(
         with heart.waiting():
             trainer.world.barrier()  # finished is what all have done
         if environment.rank == 0:
-            _write_verdict(prepared, trainer.attempt, Verdict.of_finished(trainer.progress.step))
+            _write_verdict(prepared, trainer.attempt, Verdict.of_finished(trainer.progress.step, trainer.stalls))
             prepared.run.stop_file.obeyed(step=None)
         heart.close()
         trainer.close()
@@ -136,7 +136,8 @@ def _verdict_of(error: BaseException, environment: RankEnvironment, phase: Phase
     where = (environment.rank, host_name(), phase, step)
     match error:
         case StoppedResumable():
-            return Verdict(error.cause, None, None, error.phase, step, True, str(error))
+            stalls = trainer.stalls if trainer else {}
+            return Verdict(error.cause, None, None, error.phase, step, True, str(error), **stalls)
         case UsageError():
             return Verdict("usage", None, None, phase, step, False, str(error))
         case WorkFailed():

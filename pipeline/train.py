@@ -19,7 +19,7 @@ from pipeline.checkpoint.restore import choose_checkpoint
 from pipeline.checkpoint.saver import Saver
 from pipeline.checkpoint.start import start_from
 from pipeline.checkpoint.state import slices_to_save
-from pipeline.clock import time_reduction
+from pipeline.clock import stalls_of, time_reduction
 from pipeline.data.mosaic.loader import MosaicLoader
 from pipeline.data.training import TrainingLoader, load_training
 from pipeline.dataset.errors import UsageError, WorkFailed
@@ -79,6 +79,7 @@ class Trainer:
         self.lineage = Lineage(code_version() if self.world.is_main else {})
         self.resumed_from: str | None = None
         self.changed: list[str] = []  # since that checkpoint, a line each
+        self.stalls: dict[str, float] = {}  # after the last step of an attempt that ends as it should
 
     def train(self) -> None:
         """Runs to the end. Raises StoppedResumable, UsageError or WorkFailed, on all ranks alike."""
@@ -158,21 +159,20 @@ class Trainer:
 
     def _build(self, checkpoint: tuple[Path, CheckpointManifest] | None) -> None:
         """Model, engine, restored state, loader, saver, journal."""
-        config, world, corpus, say = self.config, self.world, self.prepared.train, self.console.say
+        config, world, corpus, feed, say = self.config, self.world, self.prepared.train, self.feed, self.console.say
         data = checkpoint[1].data if checkpoint else {}
         known = self._known_holes(data.get("holes", {}))
-        if self.feed.steps > 0:  # first: it reads its first batches while the model is built
+        if feed.steps > 0:  # first: it reads its first batches while the model is built
             order, total = data.get("order"), self.total_steps
             self.loader = load_training(
-                config, corpus, self.feed, total, world, self.run.path, order, known, self._give_up, say
+                config, corpus, feed, total, world, self.run.path, order, known, self._give_up, say
             )
         model = build_model(config, len(corpus.classes))
         if config.model.init and not checkpoint:
             for line in start_from(config.model.init, model, config.model.variant.heads, corpus.classes):
                 self.console.say(line)
         count = sum(parameter.numel() for parameter in model.parameters())
-        accumulation, micro_batch = self.feed.accumulation, self.feed.batch
-        self.engine = build_engine(config, model, world.device, micro_batch, accumulation, world.size, say)
+        self.engine = build_engine(config, model, world.device, feed.batch, feed.accumulation, world.size, say)
         self.meter = Meter(world)
         self.clock = self.meter.clock
         time_reduction(self.engine, self.clock)
@@ -242,16 +242,14 @@ class Trainer:
         self.stop.enter("step")
         micro_batches, step = taken.micro_batches, done + 1
         lr = learning_rate(self.config.schedule, self.config.optimizer.lr, step, self.total_steps)
-        mark = self.clock.mark
-        mark("data")
-        result = train_step(self.engine, self.config, self.world, micro_batches, taken.rows, lr, step, mark)
+        self.clock.mark("data")
+        result = train_step(self.engine, self.config, self.world, micro_batches, taken.rows, lr, step, self.clock.mark)
         if self.average:
             self.average.update()
         self.clock.end_step()
-        now = time.time()
         waits = split(taken.waits_s, [batch.times for batch in micro_batches])
         fetched = Fetched.total(batch.fetched for batch in micro_batches)
-        facts = StepFacts(step, self.progress.consumed, count, lr, waits, taken.agreed_s, fetched, now)
+        facts = StepFacts(step, self.progress.consumed, count, lr, waits, taken.agreed_s, fetched, time.time())
         holes = [hole for batch in micro_batches for hole in batch.holes]
         self.journal.add(facts, result, holes)
         self.progress.step = step
@@ -269,7 +267,6 @@ class Trainer:
             self.clock.mark("evaluate")
         if (saves and self.journal.nonfinite.sound) or unreadable:
             self._save_if_new(required=unreadable is not None)
-            self.clock.mark("save")
         if unreadable:
             raise WorkFailed(unreadable, cause="data")
 
@@ -302,6 +299,9 @@ class Trainer:
             self.saver.save(slices, self._facts(), self.journal.sync, None if required else "training goes on")
         if required and (failure := self.saver.wait()):
             raise failure
+        self.clock.mark("save")
+        if required:
+            self.stalls = stalls_of(self.clock.rest())
 
     def _facts(self) -> dict[str, Any]:
         """The manifest's fields, but for what the saver knows."""

@@ -16,7 +16,7 @@ from pipeline.run.measured import measured
 from pipeline.run.metrics import read_lines
 from pipeline.run.slow_host import STREAK, SlowHosts, slow_host
 from tests.datasets import make_dataset
-from tests.runs import start, steps_of, train, write_run
+from tests.runs import start, steps_of, train, verdict_of, write_run
 
 PARTS = ("data_s", "forward_s", "backward_s", "reduce_s", "optimizer_s")
 
@@ -38,6 +38,9 @@ def test_parts_add_up_to_steps_and_steps_to_the_clock(tmp_path: Path) -> None:
     passed = lines[-1]["time"] - lines[0]["time"]  # of another clock
     stalls = sum(line.get("evaluate_s", 0) + line.get("save_s", 0) for line in lines[1:])
     assert sum(line["step_s"] for line in lines[1:]) + stalls == pytest.approx(passed, rel=0.02)
+    after = verdict_of(run, 0)
+    since = (tmp_path / "run/attempts/000/verdict.json").stat().st_mtime - lines[-1]["time"]
+    assert min(after["evaluate_s"], after["save_s"]) > 0 and after["evaluate_s"] + after["save_s"] < since
     ends = [line for line in lines if "host_memory_bytes" in line]
     assert [line["step"] for line in ends] == [3, 4, 5, 6, 8, 9, 10, 12, 14], "the last line of each flush"
     assert all(10**8 < line["host_memory_bytes"] < 10**10 and line["device_memory_bytes"] is None for line in ends)

@@ -42,10 +42,12 @@ class Verdict:
     step: int | None  # optimizer steps done; None where that was not known yet
     resumable: bool
     message: str = ""
+    evaluate_s: float | None = None  # after the last step, of which metrics.jsonl has no line; None where not known
+    save_s: float | None = None
 
     @classmethod
-    def of_finished(cls, step: int) -> "Verdict":
-        return cls("finished", None, None, "step", step, resumable=False, message="finished")
+    def of_finished(cls, step: int, stalls: dict[str, float]) -> "Verdict":
+        return cls("finished", None, None, "step", step, resumable=False, message="finished", **stalls)
 
     @property
     def is_of_a_stop(self) -> bool:
