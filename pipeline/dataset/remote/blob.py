@@ -33,7 +33,7 @@ class RemoteBlob:
         self._url, self._size = url, size
         self._patience = Patience.ours() if patience is None else patience
         self._traffic = Traffic() if traffic is None else traffic
-        self._resigned = False
+        self._resigned = ""  # why it did not answer the last time
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes [offset, offset + length); fewer only where the file ends before.
@@ -73,15 +73,15 @@ class RemoteBlob:
         if self._resigned:
             patience = replace(patience, seconds=patience.seconds * _RESIGNED)
         try:
-            result = persist(once, patience, self._traffic.again)
+            result = persist(once, patience, self._traffic.again, self._resigned)
         except Refused as error:
             raise Unreadable(str(error)) from None
         except UsageError as error:
             raise WorkFailed(str(error)) from None
         except NoAnswer as error:
-            self._resigned = True
+            self._resigned = error.reason
             raise Unanswered(f"{error.reason}, for as long as it was asked") from None  # equal causes are one report
-        self._resigned = False
+        self._resigned = ""
         return result
 
 

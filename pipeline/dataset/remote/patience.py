@@ -18,6 +18,7 @@ from pipeline.dataset.remote.urls import public
 Result = TypeVar("Result")
 _BAD_CREDENTIALS: Final = ("ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed")
 _NO_CREDENTIALS: Final = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound")
+_SILENCE: Final = "no answer in time"
 
 
 @dataclass(frozen=True)
@@ -94,15 +95,19 @@ def patiently(url: str, once: Callable[[], Result]) -> Result:
         raise WorkFailed(f"{message}; run the same command again to continue") from None
 
 
-def persist(once: Callable[[], Result], patience: Patience, again: Callable[[], None] = lambda: None) -> Result:
+def persist(
+    once: Callable[[], Result], patience: Patience, again: Callable[[], None] = lambda: None, reason: str = ""
+) -> Result:
     """The same with a patience of its own; `again` is called before every attempt but the first.
+
+    `reason`: why it failed earlier. That there was no answer tells less than what an earlier answer has said.
 
     Raises:
         Refused: a definite answer.
         UsageError, WorkFailed: the user has to do something first.
         NoAnswer: our patience has ended.
     """
-    start, reason = time.monotonic(), ""
+    start = time.monotonic()
     for attempt in range(patience.attempts):
         if attempt:
             pause = random.uniform(0, min(patience.longest_pause_s, patience.pause_s * 2 ** min(attempt, 30)))
@@ -115,7 +120,8 @@ def persist(once: Callable[[], Result], patience: Patience, again: Callable[[], 
         except (Refused, UsageError):
             raise
         except Exception as error:  # of half a dozen libraries, each with exceptions of its own
-            reason = _judge(error)
+            seen = _judge(error)
+            reason = reason if reason and seen == _SILENCE else seen
         done = attempt + 1
     raise NoAnswer(reason, done, time.monotonic() - start)
 
@@ -133,7 +139,7 @@ def _judge(error: Exception) -> str:
     if isinstance(error, PermissionError):
         raise Refused("access denied")
     if "Timeout" in kind or isinstance(error, TimeoutError):
-        return "no answer in time"
+        return _SILENCE
     if isinstance(error, Unexpected):
         return str(error)
     return code or getattr(getattr(error, "os_error", error), "strerror", None) or kind

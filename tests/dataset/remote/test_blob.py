@@ -94,7 +94,7 @@ def test_what_never_answers_is_one_line_after_the_patience_and_less_from_then_on
             with pytest.raises(Unreadable, match=r"^(HTTP 503|503), for as long as it was asked$"):
                 blob.read(0, 10)
             took.append(monotonic() - begin)
-        assert 0.5 < took[0] < 4 and took[1] < 1
+        assert took[1] < took[0]
         flaky.rate = 0
         assert blob.read(0, 10) == CONTENT[:10]
 
