@@ -104,6 +104,7 @@ def import_deepspeed() -> Any:
     with _undecorated():
         import deepspeed
         import deepspeed.ops
+        import deepspeed.runtime.zero.muon.muon_optimizer  # as every engine does, to say that ours is another
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     trust_the_device()
