@@ -1,4 +1,7 @@
-"""Runs as a user starts them: a YAML file, the `vitstream` command in a process of its own, and its files."""
+"""Runs as a user starts them: a YAML file, the `vitstream` command in a process of its own, and its files.
+
+Processes that need torch are forked (nest.py). tests/slurm, test_wheel.py, tests/demo and some others start new ones.
+"""
 
 import json
 import os
@@ -9,10 +12,12 @@ from pathlib import Path
 import yaml
 
 from pipeline.run.metrics import read_steps
+from tests.nest import Hatched
 from tests.ranks import Ended, run_ranks
 
 CHECKOUT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "pipeline.cli"]
+_WITH_TORCH = ("train", "evaluate", "chaos")  # of which most of a short one's time would be imports
 
 
 def write_run(path: Path, train: Path, val: Path | None = None, **overrides) -> Path:
@@ -41,20 +46,19 @@ def write_run(path: Path, train: Path, val: Path | None = None, **overrides) -> 
 def start(*arguments: object, **popen) -> subprocess.Popen:
     """A vitstream command under way; its output is read by `communicate`."""
     popen = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | popen
-    return subprocess.Popen([*COMMAND, *map(str, arguments)], **popen)
+    kind = Hatched if arguments[0] in _WITH_TORCH else subprocess.Popen
+    return kind([*COMMAND, *map(str, arguments)], **popen)
 
 
 def vitstream(*arguments: object, cwd: Path = CHECKOUT, **environment: str) -> subprocess.CompletedProcess:
     """A vitstream command, waited for, with `environment` added to ours. Check `.returncode` yourself."""
     ours = {name: value for name, value in os.environ.items() if name not in ("RANK", "SLURM_PROCID")}
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)],
-        cwd=cwd,
-        env={"PYTHONPATH": str(CHECKOUT)} | ours | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    process = start(*arguments, cwd=cwd, env={"PYTHONPATH": str(CHECKOUT)} | ours | environment)
+    try:
+        out, err = process.communicate(timeout=300)
+    finally:
+        process.kill()  # one that has ended does not mind
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def train(run_yaml: Path, nproc: int = 1, *arguments: object) -> Ended:

@@ -11,6 +11,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tests.nest import fork_python, import_all
 from tests.soak.stream_rank import hatch
 
 
@@ -35,6 +36,7 @@ def _born(line: str) -> None:
 
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    fork_python()  # the loader's fork server
     body = json.loads(line)
     rank, start = body.pop("rank"), Start(**body)
     folder = Path(start.folder)
@@ -52,13 +54,5 @@ def _born(line: str) -> None:
 
 
 if __name__ == "__main__":
-    from pipeline.engine import import_deepspeed
-
-    # All before forking, so that ranks need not. Muon brings torch's compiler along: most of an engine's first start.
-    import_deepspeed()
-    import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
-
-    import pipeline.rank
-    import pipeline.train  # noqa: F401
-
+    import_all()  # before forking, so that ranks need not
     hatch(_born)

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.dataset.processes import die_with
+from tests.nest import fork_python, import_all
 from tests.soak.stream_rank import hatch
 
 GRACE_S = 10.0
@@ -69,6 +70,7 @@ def _fork(start: Start, rank: int) -> int:
     if pid := os.fork():
         return pid
     die_with(parent)
+    fork_python()  # the loader's fork server
     try:
         _rank(start, rank)
         code = 0
@@ -91,13 +93,5 @@ def _rank(start: Start, rank: int) -> None:
 
 
 if __name__ == "__main__":
-    from pipeline.engine import import_deepspeed
-
-    # All before forking, so that ranks need not. Muon brings torch's compiler along: most of an engine's first start.
-    import_deepspeed()
-    import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
-
-    import pipeline.rank
-    import pipeline.train  # noqa: F401
-
+    import_all()  # before forking, so that ranks need not
     hatch(_parent)
