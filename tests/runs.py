@@ -43,10 +43,10 @@ def write_run(path: Path, train: Path, val: Path | None = None, **overrides) -> 
     return path
 
 
-def start(*arguments: object, **popen) -> subprocess.Popen:
-    """A vitstream command under way; its output is read by `communicate`."""
+def start(*arguments: object, fork: bool = True, **popen) -> subprocess.Popen:
+    """A vitstream command under way; its output is read by `communicate`. `fork`: if it has much to import."""
     popen = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | popen
-    kind = Hatched if arguments[0] in _WITH_TORCH else subprocess.Popen
+    kind = Hatched if fork and arguments[0] in _WITH_TORCH else subprocess.Popen
     return kind([*COMMAND, *map(str, arguments)], **popen)
 
 

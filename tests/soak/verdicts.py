@@ -139,7 +139,7 @@ class Attempt:
         if fault.what not in OUTSIDE:
             wanted = {"rank": rank, "phase": fault.phase, "step": fault.step, "what": fault.what}
             environment["FAULT"] = json.dumps(wanted)
-        self.launcher = start("train", run_yaml, "--nproc", WORLD, env=environment)
+        self.launcher = start("train", run_yaml, "--nproc", WORLD, fork=False, env=environment)
         self.said = ""
 
     def until_step(self, step: int) -> None:
