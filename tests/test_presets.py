@@ -235,10 +235,11 @@ def test_the_command_lists_them_and_shows_one_without_torch() -> None:
 
 
 def test_a_plan_of_data_that_is_not_here_and_nothing_else(tmp_path: Path) -> None:
-    planned = without_torch("plan", "vit-h14-jft300m", "--nodes", 16, "--gpus-per-node", 8)
+    planned = without_torch("plan", "vit-h14-jft300m", "--nodes", 16, "--gpus-per-node", 8, "--gpu", "h200")
     assert planned.returncode == 0, planned.stderr
     assert "preset   data/jft-300m is not here: planned for 303,000,000 images in 18,291 classes" in planned.stdout
     assert "1,035,645 steps of 4,096" in planned.stdout and "4,259 exaFLOP in all" in planned.stdout
+    assert "of an H200's 141.0 GB" in planned.stdout
     path = tmp_path / "run.yaml"
     path.write_text(f"extends: vit-b16-i1k\nrun_dir: {tmp_path / 'run'}\ndata: {{train: {tmp_path / 'data'}}}\n")
     body = json.loads(without_torch("plan", path, "--json").stdout)

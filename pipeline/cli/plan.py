@@ -80,12 +80,13 @@ def _machines(
     from pipeline.data.recipe import machine_memory_bytes
     from pipeline.dataset.errors import UsageError
     from pipeline.dataset.quantities import parse_bytes
-    from pipeline.launch.gpus import GPUS
+    from pipeline.launch.gpus import GPUS, known_gpu
     from pipeline.launch.machines import Machines
 
-    if gpu not in GPUS:
+    known_as = known_gpu(gpu)
+    if known_as is None:
         raise UsageError(f"--gpu: {gpu} is not one of {', '.join(GPUS)}")
     if images_per_s and mfu:
         raise UsageError("plan: takes --mfu or --images-per-s")
     known = parse_bytes(memory, "--memory") if memory else machine_memory_bytes() if here else None
-    return Machines(nodes, per_node, known, images_per_s, gpu, mfu)
+    return Machines(nodes, per_node, known, images_per_s, known_as, mfu)

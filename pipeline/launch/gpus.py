@@ -19,6 +19,11 @@ GPUS: Final = {
 }
 
 
+def known_gpu(name: str) -> str | None:
+    """Its name in GPUS, in whatever case it was written; None where it is not one of them."""
+    return next((known for known in GPUS if known.lower() == name.lower()), None)
+
+
 def device_peak(device_name: str) -> float | None:
     """Peak of a GPU by its marketing name, or None where it is not known (then MFU is not reported)."""
     return next((gpu.peak_bf16 for name, gpu in GPUS.items() if name in device_name), None)

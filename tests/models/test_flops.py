@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BitConfig, BitForImageClassification
 
-from pipeline.launch.gpus import device_peak
+from pipeline.launch.gpus import device_peak, known_gpu
 from pipeline.models.architecture import vit_parameters
 from pipeline.models.flops import forward_macs, train_flops
 from pipeline.models.resnet import ResNet, resnet_of
@@ -217,3 +217,8 @@ def test_peaks_by_the_name_that_the_driver_gives() -> None:
     assert device_peak("NVIDIA A100-SXM4-80GB") == 312e12
     assert device_peak("NVIDIA GeForce RTX 4090") is None
     assert device_peak("cpu") is None
+
+
+def test_a_gpu_is_known_in_any_case() -> None:
+    assert [known_gpu(name) for name in ("h200", "A100-40gb", "B200")] == ["H200", "A100-40GB", "B200"]
+    assert known_gpu("H20") is known_gpu("") is None
