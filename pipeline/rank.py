@@ -134,14 +134,14 @@ def _of_a_full_disk(error: BaseException, environment: RankEnvironment) -> WorkF
 def _verdict_of(error: BaseException, environment: RankEnvironment, phase: Phase, trainer: "Trainer | None") -> Verdict:
     step = trainer.progress.step if trainer else None
     where = (environment.rank, host_name(), phase, step)
+    stalls = trainer.stalls if trainer else {}
     match error:
         case StoppedResumable():
-            stalls = trainer.stalls if trainer else {}
             return Verdict(error.cause, None, None, error.phase, step, True, str(error), **stalls)
         case UsageError():
             return Verdict("usage", None, None, phase, step, False, str(error))
         case WorkFailed():
-            return Verdict(error.cause, *where, error.resumable, str(error))
+            return Verdict(error.cause, *where, error.resumable, str(error), **stalls)
     first_line = (str(error).splitlines() or [""])[0]
     message = f"rank {environment.rank} on {where[1]}: {type(error).__name__}: {first_line}"
     return Verdict("out of memory" if lacks_memory(error) else "exception", *where, True, message)

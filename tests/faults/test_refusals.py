@@ -200,7 +200,7 @@ def test_too_many_holes_stop_the_run_and_name_the_file(data, tmp_path):
     assert done.returncode == 1
     one_line(done, "data.max_hole_rate", "holes.jsonl", "shard-000001.tar: cannot read: No such file", code=1)
     verdict = verdict_of(run, 0)
-    assert (verdict["cause"], verdict["resumable"]) == ("data", True)
+    assert (verdict["cause"], verdict["resumable"]) == ("data", True) and verdict["save_s"] > 0
     (saved,) = checkpoints(run)
     assert saved.name == f"step-{verdict['step']:08d}"
     (damaged / "shards" / "shard-000001.tar").symlink_to(data[0] / "shards" / "shard-000001.tar")  # mended
