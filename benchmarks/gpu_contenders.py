@@ -81,6 +81,7 @@ def transformers_vit(config: Config) -> torch.nn.Module:
     from transformers import ViTConfig, ViTForImageClassification
 
     variant = config.model.variant
+    assert variant.resnet is None, f"transformers has no {config.model.name} to compare with"
     theirs = ViTConfig(
         hidden_size=variant.width,
         num_hidden_layers=variant.depth,
