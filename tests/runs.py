@@ -17,7 +17,7 @@ from tests.ranks import Ended, run_ranks
 
 CHECKOUT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "pipeline.cli"]
-_WITH_TORCH = ("train", "evaluate", "chaos")  # of which most of a short one's time would be imports
+_WITH_TORCH = ("train", "chaos")  # of which most of a short one's time would be imports
 
 
 def write_run(path: Path, train: Path, val: Path | None = None, **overrides) -> Path:
