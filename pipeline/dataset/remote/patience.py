@@ -72,7 +72,7 @@ class Unexpected(Exception):
 
 
 class NoAnswer(Exception):
-    """Our patience has ended. `reason` is why the last attempt failed."""
+    """Our patience has ended. `reason` is why the last attempt failed; where it had no answer, one before it."""
 
     def __init__(self, reason: str, attempts: int, seconds: float) -> None:
         self.reason = reason
