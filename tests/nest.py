@@ -82,7 +82,7 @@ class _Nest:
     def __init__(self) -> None:
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._one_at_a_time = threading.Lock()
-        command = [sys.executable, "-m", "tests.nest", str(theirs.fileno()), str(os.getpid())]
+        command = [sys.executable, "-m", "tests.nest", str(theirs.fileno())]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}  # what has threads cannot fork
         with theirs:
             self.process = subprocess.Popen(command, cwd=_HERE, env=environment, pass_fds=[theirs.fileno()])
@@ -134,6 +134,8 @@ def _live(wanted: dict[str, Any], standard: list[int], pass_fds: tuple[int, ...]
         if preexec_fn is not None:
             preexec_fn()
         code = _run(*wanted["work"])
+    except BaseException:  # before it was somebody else
+        traceback.print_exc()
     finally:
         os._exit(code)
 
@@ -184,7 +186,7 @@ def _run(how: str, words: list[str]) -> int:
 
 
 def _serve(control: socket.socket) -> None:
-    """Answers to the end of whom it serves."""
+    """Answers until the socket's other end is closed, as it is when whom it serves ends, in whatever way."""
     ours = os.getpid()
     while True:
         message, fds, *_ = socket.recv_fds(control, 2**18, 3)
@@ -216,8 +218,8 @@ def import_all() -> None:
 
 
 if __name__ == "__main__":
-    die_with(int(sys.argv[2]))
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and would be by all
     if not Path("/dev/nvidiactl").exists():  # a process that has met a GPU forks none that can use it
         import_all()
     _serve(socket.socket(fileno=int(sys.argv[1])))
+    os._exit(0)  # at once, and what has hatched with it
