@@ -209,17 +209,22 @@ def test_while_it_saves(data, tmp_path):
     assert not list((tmp_path / "run/checkpoints").glob("*.tmp-*"))
 
 
-def test_after_a_step_by_the_command(data, undisturbed, tmp_path):
-    run = write_run(
-        tmp_path / "run.yaml", *data, evaluate={"every_steps": 12, "crop": 1.0}, checkpoint={"every_steps": 1000}
-    )
+def test_after_a_step_by_the_command(data, slow, undisturbed, tmp_path):
+    server, url = slow
+    server.stall()
+    evaluate = {"every_steps": 12, "crop": 1.0}
+    run = write_run(tmp_path / "run.yaml", f"{url}/train", data[1], evaluate=evaluate, checkpoint={"every_steps": 1000})
     one_line(vitstream("stop", run), "it was never started")
     launcher = start("train", run, "--nproc", 2)
     wait_for((tmp_path / "run/attempts/000").exists, launcher)
-    asked = vitstream("stop", tmp_path / "run", "--after-step", 12, "--reason", "maintenance", "--wait")
-    assert asked.returncode == 0, asked.stderr
+    asked = start("stop", tmp_path / "run", "--after-step", 12, "--reason", "maintenance", "--wait")
+    wait_for((tmp_path / "run/STOP").exists, launcher)
+    time.sleep(4.0)  # the run looks for it every two seconds, in which it would do all of its steps
+    server.flow()
+    out, err = asked.communicate(timeout=PATIENCE_S)
+    assert asked.returncode == 0, err
     verdict = stopped_already(launcher, run)
-    assert asked.stdout.strip() == verdict["message"] and "(maintenance)" in asked.stdout
+    assert out.strip() == verdict["message"] and "(maintenance)" in out
     assert (verdict["cause"], verdict["step"], saved(run)) == ("stop file", 12, [12])
     assert list(evaluations(run)) == [12], "whoever wants to stop after a step wants its evaluation"
     one_line(vitstream("stop", run), "no run is under way")

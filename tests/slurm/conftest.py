@@ -51,9 +51,10 @@ def undisturbed(photos: Path, tmp_path_factory) -> dict[str, str]:
     return digests(out)
 
 
-def digests(out: Path) -> dict[str, str]:
-    """SHA-256 of every file."""
-    files = sorted(path for path in out.rglob("*") if path.is_file())
+def digests(out: Path, besides: str = "") -> dict[str, str]:
+    """SHA-256 of every file, but for those of the folder `besides`, which may go meanwhile."""
+    kept = [path for path in out.iterdir() if path.name != besides]
+    files = sorted(path for top in kept for path in (top, *top.rglob("*")) if path.is_file())
     return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
