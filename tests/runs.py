@@ -1,6 +1,6 @@
 """Runs as a user starts them: a YAML file, the `vitstream` command in a process of its own, and its files.
 
-Processes that need torch are forked (nest.py). tests/slurm, test_wheel.py, tests/demo and some others start new ones.
+What tests start often is forked (nest.py). tests/slurm, test_wheel.py, tests/demo and some others start new processes.
 """
 
 import json
@@ -17,7 +17,7 @@ from tests.ranks import Ended, run_ranks
 
 CHECKOUT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "pipeline.cli"]
-_WITH_TORCH = ("train", "chaos")  # of which most of a short one's time would be imports
+_FORKED = ("train", "chaos", "shard", "verify", "finalize")  # what tests start often, and would wait for its imports
 
 
 def write_run(path: Path, train: Path, val: Path | None = None, **overrides) -> Path:
@@ -44,9 +44,9 @@ def write_run(path: Path, train: Path, val: Path | None = None, **overrides) -> 
 
 
 def start(*arguments: object, fork: bool = True, **popen) -> subprocess.Popen:
-    """A vitstream command under way; its output is read by `communicate`. `fork`: if it has much to import."""
+    """A vitstream command under way; its output is read by `communicate`. `fork`: if it is one of _FORKED."""
     popen = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | popen
-    kind = Hatched if fork and arguments[0] in _WITH_TORCH else subprocess.Popen
+    kind = Hatched if fork and arguments[0] in _FORKED else subprocess.Popen
     return kind([*COMMAND, *map(str, arguments)], **popen)
 
 

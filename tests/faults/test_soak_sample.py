@@ -21,8 +21,7 @@ from tests.soak import (
 @pytest.mark.parametrize(
     "trial",
     [
-        {"seed": 101, "tasks": 1, "workers": 2, "source": "folder", "kills": 2},
-        {"seed": 102, "tasks": 2, "workers": 1, "source": "parquet", "kills": 3},
+        {"seed": 102, "tasks": 2, "workers": 2, "source": "parquet", "kills": 3},
         {"seed": 103, "tasks": 7, "workers": 1, "source": "folder", "kills": 3},
     ],
     ids=lambda trial: f"{trial['tasks']} tasks, {trial['source']}",
@@ -77,8 +76,8 @@ def test_damaged_checkpoints_are_found_and_the_one_before_is_taken(tmp_path):
 
 
 def test_runs_that_are_killed_while_they_save_or_load_end_in_the_same_weights(tmp_path):
-    trial = {"seed": 111, "world": 2, "zero": "zero3", "kills": 10}
-    assert checkpoint_kills.run(trial, tmp_path)["faults"] == 10
+    trial = {"seed": 111, "world": 2, "zero": "zero3", "kills": 6}
+    assert checkpoint_kills.run(trial, tmp_path)["faults"] == 6
 
 
 SAMPLE = (
