@@ -7,6 +7,7 @@ signal handlers, environment. Where the start itself is what is tested, take `su
 """
 
 import atexit
+import gc
 import json
 import os
 import runpy
@@ -215,6 +216,9 @@ def import_all() -> None:
     import pipeline.data.worker
     import pipeline.rank
     import pipeline.train  # noqa: F401
+
+    gc.collect()
+    gc.freeze()  # what nobody looks at need not be copied by every process that looks for garbage
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def went_on(after: str, seconds: float) -> str:
 
 
 def test_it_goes_on_after_a_warning_a_killed_rank_and_a_stopped_one(cluster, images, undisturbed_runs, tmp_path, tell):
-    run = ClusterRun(cluster, write(tmp_path / "my run.yaml", images))
+    run = ClusterRun(cluster, write(tmp_path / "my run.yaml", images, tasks=1))
     with looking_for(SECRET) as seen:
         run.submit(PLANTED_KEY=SECRET)
         first = run.jobs()[0]
@@ -37,20 +37,20 @@ def test_it_goes_on_after_a_warning_a_killed_rank_and_a_stopped_one(cluster, ima
         tell(went_on("scancel -b -s USR1", run.hurt(run.warn, attempt=0)))
         assert run.running() != first
         run.until_steps(8, attempt=1)
-        tell(went_on("a killed rank", run.hurt(lambda: run.kill_rank(3), attempt=1)))
+        tell(went_on("a killed rank", run.hurt(lambda: run.kill_rank(1), attempt=1)))
         run.until_steps(8, attempt=2)
-        tell(went_on("a stopped rank", run.hurt(lambda: run.kill_rank(2, signal.SIGSTOP), attempt=2)))
+        tell(went_on("a stopped rank", run.hurt(lambda: run.kill_rank(1, signal.SIGSTOP), attempt=2)))
         states = run.until_over()
-    assert_same_as(run, undisturbed_runs(4))
+    assert_same_as(run, undisturbed_runs(2))
     assert states == ["FAILED", "FAILED", "COMPLETED", "CANCELLED"]
     assert run.hosts(2) == ["node1", "node2"] and run.hosts(3) == ["node1", "node3"], "node2 has failed twice"
     warned, killed, hung, _ = map(run.verdict, range(4))
     assert warned["cause"] == "signal" and warned["resumable"]
-    assert (killed["cause"], killed["rank"], killed["host"]) == ("killed", 3, "node2"), killed
-    assert (hung["cause"], hung["rank"], hung["host"]) == ("hang", 2, "node2"), hung
+    assert (killed["cause"], killed["rank"], killed["host"]) == ("killed", 1, "node2"), killed
+    assert (hung["cause"], hung["rank"], hung["host"]) == ("hang", 1, "node2"), hung
     assert hung["phase"] in ("data", "step", "save") and hung["step"] is not None
     attempt = run.folder / "attempts/002"
-    assert "stopped" in (attempt / "kernel/rank-00002.txt").read_text()
+    assert "stopped" in (attempt / "kernel/rank-00001.txt").read_text()
     assert "pipeline/train.py" in (attempt / "stacks/rank-00000.txt").read_text()
     assert_unsaid(SECRET, run, seen)
 
