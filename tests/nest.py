@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -29,10 +30,9 @@ _HERE = Path(__file__).parent.parent
 
 
 class _Forked(subprocess.Popen):
-    """Popen of `[sys.executable, -P or -u, -m or -c, ...]` without a new interpreter; `_fork` gives the process id."""
+    """Popen of `[sys.executable, -P or -u, -m or -c, ...]` without a new interpreter."""
 
-    def _fork(self, wanted: dict[str, Any], standard: list[int], pass_fds: tuple[int, ...], preexec_fn: Any) -> int:
-        raise NotImplementedError
+    _fork: Callable[..., int]  # (what is wanted, standard files, pass_fds, preexec_fn) -> process id
 
     def _execute_child(self, args: Any, executable: Any, preexec_fn: Any, close_fds: Any, pass_fds: Any, *rest: Any):
         """Popen's own hook, where it starts the program; its arguments are those of Python 3.11 and later."""
